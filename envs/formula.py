@@ -70,10 +70,11 @@ def write_formula(amounts: dict[str, float]) -> str:
 
 def reduced_formula(formula: str) -> str:
     """Return the formula divided by the common divisor of its amounts; unchanged when an amount is not an integer."""
-    return write_formula(_reduce(parse_formula(formula)))
+    return write_formula(reduce_amounts(parse_formula(formula)))
 
 
-def _reduce(amounts: dict[str, float]) -> dict[str, float]:
+def reduce_amounts(amounts: dict[str, float]) -> dict[str, float]:
+    """Return the amounts divided by their common divisor; unchanged when one is not an integer."""
     if any(amount != int(amount) for amount in amounts.values()):
         return amounts
     divisor = reduce(gcd, (int(amount) for amount in amounts.values()))
@@ -82,7 +83,7 @@ def _reduce(amounts: dict[str, float]) -> dict[str, float]:
 
 def anonymous_formula(formula: str) -> str:
     """Return the formula with letters for elements, by ascending amount: "SrTiO3" -> "ABC3"."""
-    amounts = sorted(_reduce(parse_formula(formula)).values())
+    amounts = sorted(reduce_amounts(parse_formula(formula)).values())
     return "".join(
         f"{letter}{'' if amount == 1 else format(amount, 'g')}"
         for letter, amount in zip(_LETTERS, amounts, strict=False)

@@ -1,0 +1,413 @@
+"""`CompositionSpace`: chemical compositions, built by adding one element with its count at a time.
+
+space = CompositionSpace(required=["O"], max_elements=3)
+state = space.sample_uniform_policy(5, torch.Generator().manual_seed(0))
+space.decode(state)        # five charge-neutral oxides
+space.encode(["SrTiO3"])   # the one action sequence that builds SrTiO3
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+
+import torch
+from smact.screening import ICSD24FilterConfig
+from torch import Tensor
+
+from envs.chemistry import ATOMIC_NUMBERS, formula_order
+from envs.composition_limits import CompositionLimits
+from envs.design_space import DesignSpace
+from envs.formula import CompositionBatch, parse_formula, reduce_amounts
+from envs.look_ahead import BITS_PER_WORD, LookAheadTables, build_tables
+
+_STOPPED, _LAST, _BUDGET, _FIRST_PLACED = range(4)  # columns of a state
+_CHARGE_FEATURES = BITS_PER_WORD  # charges 0..62 that a policy sees; higher ones occur only far outside the defaults
+_ATOM_FEATURES = 20
+_MASK_CHUNK = 128  # rows whose table entries fit the processor's cache: 5 x faster than all rows at once
+
+
+class CompositionSpace(DesignSpace):
+    """All valid compositions within limits.
+
+    A composition is valid when its counts have no common divisor and some choice of one oxidation state per element
+    makes the charges sum to zero with every cation less electronegative than every anion: exactly the compositions of
+    two or more elements that pass `smact.screening.smact_validity(include_alloys=False)` with the same states.
+
+    Args:
+        elements: Elements that may be used; None: all that the oxidation-state set and the rules know.
+        required: Elements that every composition contains.
+        forbidden: Elements that none contains.
+        min_elements: Fewest elements in a composition.
+        max_elements: Most elements in a composition.
+        max_atoms: Most atoms in the reduced formula.
+        max_count: Most atoms of one element in the reduced formula.
+        count_ranges: Lowest and highest count by element, in force when the element is present; takes the place of
+            1..max_count for that element.
+        oxidation_states: A set of SMACT's: icsd24, smact14, icsd16, pymatgen_sp or wiki.
+        icsd24_filter: How the set icsd24 is filtered; SMACT's defaults when None.
+        charge_neutral: False switches all charge rules off, as intermetallics need.
+        pauling: False drops the electronegativity rule and keeps neutrality.
+
+    Raises:
+        ValueError: An unknown element or set, contradictory limits, or limits that leave nothing; the message names
+            the limits in conflict.
+    """
+
+    def __init__(
+        self,
+        elements: Iterable[str] | None = None,
+        required: Iterable[str] = (),
+        forbidden: Iterable[str] = (),
+        min_elements: int = 2,
+        max_elements: int = 5,
+        max_atoms: int = 20,
+        max_count: int = 8,
+        count_ranges: Mapping[str, tuple[int, int]] | None = None,
+        oxidation_states: str = "icsd24",
+        icsd24_filter: ICSD24FilterConfig | None = None,
+        charge_neutral: bool = True,
+        pauling: bool = True,
+    ) -> None:
+        self.limits = CompositionLimits(
+            elements=None if elements is None else tuple(elements),
+            required=tuple(required),
+            forbidden=tuple(forbidden),
+            min_elements=min_elements,
+            max_elements=max_elements,
+            max_atoms=max_atoms,
+            max_count=max_count,
+            count_ranges=count_ranges or {},
+            oxidation_states=oxidation_states,
+            icsd24_filter=icsd24_filter,
+            charge_neutral=charge_neutral,
+            pauling=pauling,
+        )
+        self.elements = self.limits.available()
+        self._rules = self.limits.rules()
+        self._tables = build_tables(self._rules)
+        if not self._tables.feasible:
+            raise ValueError(self.limits.describe_conflict())
+        self._index = {symbol: index for index, symbol in enumerate(self.elements)}
+        self._n_counts = self._rules.max_count
+        self.n_actions = len(self.elements) * self._n_counts + 1
+        self.max_steps = max_elements + 1
+        self._n_words = self._tables.from_clean.shape[-1]
+        self._first_word = _FIRST_PLACED + max_elements
+        self.state_size = self._first_word + 3 * self._n_words
+        self._load(self._tables)
+
+    def _load(self, tables: LookAheadTables) -> None:
+        """Turn the tables into tensors laid out for `mask` and `step`."""
+        n_elements, n_counts = len(self.elements), self._n_counts
+
+        def by_action(table: object) -> Tensor:
+            return torch.as_tensor(table).flatten(1, 2).contiguous()
+
+        self._from_clean = by_action(tables.from_clean)  # (B, E*C, W)
+        self._from_tied = by_action(tables.from_tied)
+        self._from_anion = by_action(tables.from_anion)
+        self._next_budget = torch.as_tensor(tables.next_budget)
+        self._budgets = torch.as_tensor(tables.budgets)
+        self._may_stop = torch.as_tensor(tables.may_stop)
+        self._may_follow = torch.as_tensor(tables.may_follow).repeat_interleave(n_counts, dim=1)  # (E + 1, E*C)
+        groups = [-1, *self._rules.tie_group]
+        self._tie_group = torch.tensor(groups)
+        followers = [
+            [e for e in range(last, n_elements) if self._rules.tie_group[e] == group]
+            for last, group in enumerate(groups)
+        ]
+        width = max(map(len, followers)) if self._rules.charge_rule == "pauling" else 0
+        self._tied_actions = torch.tensor(
+            [
+                [
+                    e * n_counts + c
+                    for e in (follow + follow[:1] * width)[:width] or [0] * width
+                    for c in range(n_counts)
+                ]
+                for follow in followers
+            ],
+            dtype=torch.long,
+        )  # (E + 1, width*C): actions on later elements that tie with the last one, repeated to fill the row
+        self._tie_follows = torch.tensor([bool(follow) for follow in followers])
+        states = [s if self._rules.charge_rule != "none" else (0,) for s in self._rules.oxidation_states]
+        width = max(map(len, states))
+        self._states = torch.tensor([list(s) + [0] * (width - len(s)) for s in states])  # (E, R)
+        self._state_exists = torch.tensor([[True] * len(s) + [False] * (width - len(s)) for s in states])
+        self._atomic_numbers = torch.tensor([0, *(ATOMIC_NUMBERS[symbol] for symbol in self.elements)])
+        zero = -tables.lowest_charge
+        start = torch.zeros(self.state_size, dtype=torch.long)
+        start[self._first_word + zero // BITS_PER_WORD] = 1 << (zero % BITS_PER_WORD)  # phase CLEAN, charge 0
+        self._start = start
+        self._zero_word, self._zero_bit = zero // BITS_PER_WORD, zero % BITS_PER_WORD
+        assert self._from_clean.shape[1] == n_elements * n_counts
+
+    # What defines the space
+
+    @property
+    def identity(self) -> dict[str, object]:
+        """The settings of the constructor, as JSON-compatible values."""
+        return self.limits.as_json()
+
+    def __repr__(self) -> str:
+        return f"CompositionSpace({len(self.elements)} elements, {self.n_actions} actions)"
+
+    @cached_property
+    def action_names(self) -> tuple[str, ...]:
+        """Element and count of each action, e.g. "O3"; "STOP" last."""
+        names = [f"{symbol}{count}" for symbol in self.elements for count in range(1, self._n_counts + 1)]
+        return (*names, "STOP")
+
+    @cached_property
+    def feature_names(self) -> tuple[str, ...]:
+        """Presence and count of each element, elements and atoms used, common divisor, charges within reach."""
+        return (
+            *(f"has {symbol}" for symbol in self.elements),
+            *(f"count {symbol}" for symbol in self.elements),
+            *(f"last {symbol}" for symbol in self.elements),
+            *(f"{n} elements" for n in range(6)),
+            *(f">= {n} atoms" for n in range(1, _ATOM_FEATURES + 1)),
+            *("counts coprime", "counts even", "may stop"),
+            *(f"charge {q:+d} without anion" for q in range(_CHARGE_FEATURES)),
+            *(f"charge {q:+d} with anion" for q in range(_CHARGE_FEATURES)),
+        )
+
+    # Functional environment
+
+    def initial(self, n: int) -> Tensor:
+        """Return n empty compositions, long (n, state_size)."""
+        return self._start.repeat(n, 1)
+
+    def is_finished(self, state: Tensor) -> Tensor:
+        """Return which rows have stopped, bool (n,)."""
+        return state[:, _STOPPED] == 1
+
+    def mask(self, state: Tensor) -> Tensor:
+        """Return which actions keep a valid composition reachable, bool (n, n_actions); see `envs.look_ahead`."""
+        last, budget = state[:, _LAST], state[:, _BUDGET]
+        clean, tied, anion = self._charges(state)
+        pauling = self._rules.charge_rule == "pauling"
+        allowed = torch.empty(len(state), self.n_actions - 1, dtype=torch.bool)
+        for rows in torch.arange(len(state)).split(_MASK_CHUNK):
+            part = slice(int(rows[0]), int(rows[-1]) + 1)
+            meets = self._from_clean[budget[part]].bitwise_and_((clean | tied)[part, None])
+            if pauling:
+                meets |= self._from_anion[budget[part]].bitwise_and_(anion[part, None])
+            torch.ne(meets, 0).any(-1, out=allowed[part]) if self._n_words > 1 else torch.ne(
+                meets.squeeze(-1), 0, out=allowed[part]
+            )
+        if pauling and self._tied_actions.shape[1]:
+            self._correct_ties(allowed, last, budget, clean, tied, anion)
+        allowed &= self._may_follow[last]
+        mask = torch.cat([allowed, self._may_stop_now(state)[:, None]], dim=1)
+        finished = self.is_finished(state)
+        if finished.any():
+            mask[finished] = False
+            mask[finished, -1] = True
+        return mask
+
+    def _correct_ties(
+        self, allowed: Tensor, last: Tensor, budget: Tensor, clean: Tensor, tied: Tensor, anion: Tensor
+    ) -> None:
+        """Judge the actions on elements that tie with the last one again: no anion may follow a tied cation."""
+        rows = ((tied != 0).any(1) & self._tie_follows[last]).nonzero().squeeze(1)
+        actions = self._tied_actions[last[rows]]  # (r, A)
+        at_budget = budget[rows, None]
+        verdict = (
+            (clean[rows, None] & self._from_clean[at_budget, actions])
+            | (tied[rows, None] & self._from_tied[at_budget, actions])
+            | (anion[rows, None] & self._from_anion[at_budget, actions])
+        )
+        allowed[rows[:, None], actions] = (verdict != 0).any(-1)
+
+    def allowed(self, state: Tensor, actions: Tensor) -> Tensor:
+        """Return whether one action a row is allowed, bool (n,)."""
+        last, budget = state[:, _LAST], state[:, _BUDGET]
+        stops = actions == self.stop
+        placing = actions.clamp_max(self.n_actions - 2)
+        clean, tied, anion = self._charges(state)
+        same_group = (self._tie_group[last] == self._tie_group[placing // self._n_counts + 1])[:, None]
+        free = torch.where(same_group, clean, clean | tied)
+        meets = (
+            (free & self._from_clean[budget, placing])
+            | (torch.where(same_group, tied, 0) & self._from_tied[budget, placing])
+            | (anion & self._from_anion[budget, placing])
+        )
+        may_place = (meets != 0).any(1) & self._may_follow[last, placing] & ~self.is_finished(state)
+        return torch.where(stops, self.is_finished(state) | self._may_stop_now(state), may_place)
+
+    def _may_stop_now(self, state: Tensor) -> Tensor:
+        clean, tied, anion = (words[:, self._zero_word] for words in self._charges(state))
+        neutral = ((clean | tied | anion) >> self._zero_bit) & 1
+        return (neutral == 1) & self._may_stop[state[:, _BUDGET], state[:, _LAST]]
+
+    def _charges(self, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Charge sets of the phases CLEAN, TIED and ANION, each (n, W)."""
+        clean, tied, anion = state[:, self._first_word :].split(self._n_words, dim=1)
+        return clean, tied, anion
+
+    def step(self, state: Tensor, actions: Tensor) -> Tensor:
+        """Return the states after one action a row; an action is taken on trust, a finished row stays."""
+        state = state.clone()
+        stops = actions == self.stop
+        state[stops, _STOPPED] = 1
+        rows = (~stops & ~self.is_finished(state)).nonzero().squeeze(1)
+        if not len(rows):
+            return state
+        before, placing = state[rows], actions[rows]
+        element, count = placing // self._n_counts, placing % self._n_counts + 1
+        n_placed = self._budgets[before[:, _BUDGET], 0]
+        after = before.clone()
+        after[:, _LAST] = element + 1
+        after[:, _BUDGET] = self._next_budget[before[:, _BUDGET], count]
+        after.scatter_(1, (_FIRST_PLACED + n_placed)[:, None], placing[:, None] + 1)
+        after[:, self._first_word :] = self._charges_after(before, element, count)
+        state[rows] = after
+        return state
+
+    def _charges_after(self, state: Tensor, element: Tensor, count: Tensor) -> Tensor:
+        clean, tied, anion = self._charges(state)
+        same_group = (self._tie_group[state[:, _LAST]] == self._tie_group[element + 1])[:, None]
+        no_anion = clean | tied
+        free, tied = torch.where(same_group, clean, no_anion), torch.where(same_group, tied, 0)
+        charge, exists = self._states[element], self._state_exists[element]  # (n, R)
+        added = charge * count[:, None]
+        if self._rules.charge_rule != "pauling":
+            new = _union(_shift(free, added), exists)
+            return torch.cat([new, torch.zeros_like(new), torch.zeros_like(new)], dim=1)
+        new_tied = _union(_shift(no_anion, added), exists & (charge > 0))
+        new_anion = _union(_shift(free | anion, added), exists & (charge < 0))
+        has_zero = (exists & (charge == 0)).any(1, keepdim=True)
+        new_clean = torch.where(has_zero, free, 0)
+        new_tied |= torch.where(has_zero, tied, 0)
+        new_anion |= torch.where(has_zero, anion, 0)
+        return torch.cat([new_clean, new_tied, new_anion], dim=1)
+
+    def features(self, state: Tensor) -> Tensor:
+        """Return what a policy sees, float (n, n_features), in the order of `feature_names`."""
+        n, n_elements = len(state), len(self.elements)
+        placed = state[:, _FIRST_PLACED : self._first_word]
+        element = torch.where(placed > 0, (placed - 1) // self._n_counts + 1, 0)
+        count = torch.where(placed > 0, (placed - 1) % self._n_counts + 1, 0).float()
+        by_element = torch.zeros(n, 3, n_elements + 1)
+        by_element[:, 0].scatter_(1, element, 1.0)
+        by_element[:, 1].scatter_(1, element, count / 8)
+        by_element[:, 2].scatter_(1, state[:, _LAST, None], 1.0)
+        used = self._budgets[state[:, _BUDGET]]
+        n_used = torch.zeros(n, 6).scatter_(1, used[:, :1].clamp_max(5), 1.0)
+        atoms = (used[:, 1:2] >= torch.arange(1, _ATOM_FEATURES + 1)).float()
+        divisor = torch.stack([used[:, 2] == 1, used[:, 2] % 2 == 0, self._may_stop_now(state)], dim=1).float()
+        clean, tied, anion = self._charges(state)
+        charges = torch.cat([self._charge_bits(clean | tied), self._charge_bits(anion)], dim=1)
+        return torch.cat([by_element[:, :, 1:].flatten(1), n_used, atoms, divisor, charges], dim=1)
+
+    def _charge_bits(self, words: Tensor) -> Tensor:
+        """Charges 0.._CHARGE_FEATURES - 1 of packed sets (n, W), float (n, _CHARGE_FEATURES)."""
+        position = torch.arange(_CHARGE_FEATURES) - self._tables.lowest_charge
+        exists = position < self._tables.n_charges
+        position = torch.where(exists, position, 0)
+        bits = (words[:, position // BITS_PER_WORD] >> (position % BITS_PER_WORD)) & 1
+        return (bits * exists).float()
+
+    # To and from materials
+
+    def materials(self, state: Tensor) -> CompositionBatch:
+        """Return the compositions built so far."""
+        placed = state[:, _FIRST_PLACED : self._first_word]
+        element = torch.where(placed > 0, (placed - 1) // self._n_counts + 1, 0)
+        count = torch.where(placed > 0, (placed - 1) % self._n_counts + 1, 0)
+        return CompositionBatch(self._atomic_numbers[element], count.float())
+
+    def actions_of(self, state: Tensor) -> Tensor:
+        """Return the action sequence that leads to each finished state, long (n, max_steps), padded with STOP."""
+        placed = state[:, _FIRST_PLACED : self._first_word]
+        actions = torch.where(placed > 0, placed - 1, self.stop)
+        return torch.cat([actions, torch.full((len(state), 1), self.stop)], dim=1)
+
+    def explain(self, materials: Iterable[str]) -> list[str | None]:
+        """Return for each formula the rule by which it lies outside the space, or None when it lies inside."""
+        return self._try_encode(materials)[1]
+
+    def encode(self, materials: Iterable[str]) -> Tensor:
+        """Return the one action sequence of each formula, long (n, max_steps), padded with STOP.
+
+        Formulas are reduced first: Ti2O4 is TiO2.
+
+        Raises:
+            ValueError: A formula lies outside the space; the message names it and the rule.
+        """
+        formulas = list(materials)
+        actions, reasons = self._try_encode(formulas)
+        for formula, reason in zip(formulas, reasons, strict=True):
+            if reason is not None:
+                raise ValueError(f"{formula!r} is outside the design space: {reason}")
+        return actions
+
+    def _try_encode(self, materials: Iterable[str]) -> tuple[Tensor, list[str | None]]:
+        reasons: list[str | None] = []
+        sequences: list[list[int]] = []
+        for material in materials:
+            amounts = reduce_amounts(parse_formula(material))
+            reason = self._broken_limit(amounts)
+            symbols = [] if reason else sorted(amounts, key=formula_order)
+            sequence = [self._index[s] * self._n_counts + int(amounts[s]) - 1 for s in symbols]
+            sequences.append(sequence + [self.stop] * (self.max_steps - len(sequence)))
+            reasons.append(reason)
+        actions = torch.tensor(sequences, dtype=torch.long).reshape(-1, self.max_steps)
+        within = torch.tensor([reason is None for reason in reasons], dtype=torch.bool).nonzero().squeeze(1)
+        state = self.initial(len(within))
+        valid = torch.ones(len(within), dtype=torch.bool)
+        for column in actions[within].T:
+            valid &= self.allowed(state, column)
+            state = self.step(state, torch.where(valid, column, self.stop))
+        for row in within[~valid].tolist():
+            reasons[row] = self._charge_reason()
+        return actions, reasons
+
+    def _charge_reason(self) -> str:
+        order = " with every cation less electronegative than every anion" if self.limits.pauling else ""
+        return f"no choice of one {self.limits.oxidation_states} oxidation state per element is charge neutral{order}"
+
+    def _broken_limit(self, amounts: Mapping[str, float]) -> str | None:
+        """Name the first limit that amounts break, charge rules aside."""
+        for symbol, amount in amounts.items():
+            if symbol not in self._index:
+                return f"element {symbol} is not among its elements"
+            if amount != int(amount):
+                return f"the amount of {symbol}, {amount:g}, is not an integer"
+            low, high = self._rules.count_range[self._index[symbol]]
+            if not low <= amount <= high:
+                return f"the count of {symbol}, {amount:g}, is not in {low}-{high}"
+        if not self._rules.min_elements <= len(amounts) <= self._rules.max_elements:
+            return f"{len(amounts)} elements, not {self._rules.min_elements}-{self._rules.max_elements}"
+        if sum(amounts.values()) > self._rules.max_atoms:
+            return f"{sum(amounts.values()):g} atoms, more than {self._rules.max_atoms}"
+        missing = [symbol for symbol in self.limits.required if symbol not in amounts]
+        return f"required element {missing[0]} is missing" if missing else None
+
+
+def _shift(words: Tensor, amounts: Tensor) -> Tensor:
+    """Move the bits of packed sets (n, W) up by each of (n, R) amounts, down when negative; return (n, R, W)."""
+    word_mask = (1 << BITS_PER_WORD) - 1
+    n_words = words.shape[1]
+    if n_words == 1:
+        up = (words << amounts.clamp(0, BITS_PER_WORD)) & word_mask
+        return (up >> (-amounts).clamp(0, BITS_PER_WORD)).unsqueeze(-1)
+    by_words = amounts.div(BITS_PER_WORD, rounding_mode="floor").unsqueeze(-1)
+    by_bits = (amounts % BITS_PER_WORD).unsqueeze(-1)
+    source = torch.arange(n_words) - by_words  # (n, R, W)
+    words = words[:, None].expand_as(source)
+
+    def at(position: Tensor) -> Tensor:
+        inside = (position >= 0) & (position < n_words)
+        return torch.where(inside, words.gather(2, position.clamp(0, n_words - 1)), 0)
+
+    return ((at(source) << by_bits) & word_mask) | (at(source - 1) >> (BITS_PER_WORD - by_bits))
+
+
+def _union(sets: Tensor, member: Tensor) -> Tensor:
+    """Union over R of packed sets (n, R, W), where they are members (n, R); return (n, W)."""
+    union = torch.zeros_like(sets[:, 0])
+    for part in torch.where(member.unsqueeze(-1), sets, 0).unbind(1):
+        union |= part
+    return union

@@ -1,0 +1,147 @@
+"""The limits that define a `CompositionSpace`: checked, turned into rules, and explained when they conflict."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+
+from smact.screening import ICSD24FilterConfig
+
+from envs.chemistry import ELECTRONEGATIVITY, SYMBOLS, check_elements, formula_order, oxidation_states
+from envs.look_ahead import CompositionRules, build_tables
+
+
+@dataclass(frozen=True)
+class CompositionLimits:
+    """The arguments of `CompositionSpace`, where they are described.
+
+    Raises:
+        ValueError: A value is out of range or contradicts another one; the message names both.
+    """
+
+    elements: tuple[str, ...] | None
+    required: tuple[str, ...]
+    forbidden: tuple[str, ...]
+    min_elements: int
+    max_elements: int
+    max_atoms: int
+    max_count: int
+    count_ranges: Mapping[str, tuple[int, int]]
+    oxidation_states: str
+    icsd24_filter: ICSD24FilterConfig | None
+    charge_neutral: bool
+    pauling: bool
+
+    def __post_init__(self) -> None:
+        for name in ("elements", "required", "forbidden"):
+            symbols = getattr(self, name)
+            object.__setattr__(self, name, None if symbols is None else check_elements(symbols, name))
+        check_elements(self.count_ranges, "count_ranges")
+        ranges = {symbol: _checked_range(symbol, value) for symbol, value in self.count_ranges.items()}
+        object.__setattr__(self, "count_ranges", ranges)
+        for name in ("min_elements", "max_elements", "max_atoms", "max_count"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name}: {value!r} is not a positive whole number")
+        if self.min_elements > self.max_elements:
+            raise ValueError(f"min_elements: {self.min_elements} is more than max_elements={self.max_elements}")
+        if self.min_elements > self.max_atoms:
+            raise ValueError(f"min_elements: {self.min_elements} is more than max_atoms={self.max_atoms}")
+        if len(self.required) > self.max_elements:
+            raise ValueError(
+                f"required: {len(self.required)} elements ({', '.join(self.required)}) "
+                f"are more than max_elements={self.max_elements}"
+            )
+        for symbol in self.required:
+            if symbol in self.forbidden:
+                raise ValueError(f"required: {symbol} is also among the forbidden elements")
+            if self.elements is not None and symbol not in self.elements:
+                raise ValueError(f"required: {symbol} is not among the allowed elements ({', '.join(self.elements)})")
+            self._check_known(symbol, "required")
+        for symbol in self.elements or ():
+            self._check_known(symbol, "elements")
+        if not self.available():
+            raise ValueError("elements: none is left after taking out the forbidden ones")
+
+    def _check_known(self, symbol: str, where: str) -> None:
+        if not self.charge_neutral:
+            return
+        if symbol not in oxidation_states(self.oxidation_states, self.icsd24_filter):
+            raise ValueError(f"{where}: {symbol} has no oxidation state in the set {self.oxidation_states!r}")
+        if self.pauling and ELECTRONEGATIVITY[symbol] is None:
+            raise ValueError(
+                f"{where}: {symbol} has no tabulated electronegativity, which the Pauling rule needs (pauling: true)"
+            )
+
+    def available(self) -> tuple[str, ...]:
+        """Return the elements that may be used, in ascending electronegativity."""
+        symbols = SYMBOLS if self.elements is None else self.elements
+        if self.charge_neutral:
+            known = oxidation_states(self.oxidation_states, self.icsd24_filter)
+            symbols = tuple(s for s in symbols if s in known)
+            if self.pauling:
+                symbols = tuple(s for s in symbols if ELECTRONEGATIVITY[s] is not None)
+        return tuple(sorted(set(symbols) - set(self.forbidden), key=formula_order))
+
+    def rules(self) -> CompositionRules:
+        """Return the limits in terms of the available elements."""
+        symbols = self.available()
+        values = [ELECTRONEGATIVITY[symbol] for symbol in symbols]
+        distinct = sorted({value or 0.0 for value in values})
+        states = oxidation_states(self.oxidation_states, self.icsd24_filter)
+        return CompositionRules(
+            tie_group=tuple(distinct.index(value or 0.0) for value in values),
+            oxidation_states=tuple(states[s] if self.charge_neutral else (0,) for s in symbols),
+            count_range=tuple(self.count_ranges.get(s, (1, self.max_count)) for s in symbols),
+            required=tuple(s in self.required for s in symbols),
+            min_elements=self.min_elements,
+            max_elements=self.max_elements,
+            max_atoms=self.max_atoms,
+            charge_rule="none" if not self.charge_neutral else "pauling" if self.pauling else "neutral",
+        )
+
+    def describe_conflict(self) -> str:
+        """Return one line that names the limits which together leave no composition."""
+        culprits = [name for name, relaxed in self._relaxations() if build_tables(relaxed.rules()).feasible]
+        if culprits:
+            return (
+                f"no composition satisfies all limits; in conflict: {'; '.join(culprits)} (relaxing one of them helps)"
+            )
+        return f"no composition satisfies all limits: {'; '.join(name for name, _ in self._relaxations())}"
+
+    def _relaxations(self) -> Iterator[tuple[str, CompositionLimits]]:
+        """Each limit that is in force, as text, with the limits without it."""
+        if self.elements is not None:
+            yield f"elements={','.join(self.elements)}", replace(self, elements=None)
+        if self.required:
+            yield f"required={','.join(self.required)}", replace(self, required=())
+        if self.forbidden:
+            yield f"forbidden={','.join(self.forbidden)}", replace(self, forbidden=())
+        for symbol, (low, high) in self.count_ranges.items():
+            others = {s: r for s, r in self.count_ranges.items() if s != symbol}
+            yield f"count_ranges {symbol}={low}-{high}", replace(self, count_ranges=others)
+        if self.min_elements > 2:
+            yield f"min_elements={self.min_elements}", replace(self, min_elements=2)
+        if self.max_elements < 5:
+            yield f"max_elements={self.max_elements}", replace(self, max_elements=5)
+        if self.max_atoms < 20:
+            yield f"max_atoms={self.max_atoms}", replace(self, max_atoms=20)
+        if self.max_count < 8:
+            yield f"max_count={self.max_count}", replace(self, max_count=8)
+        if self.charge_neutral:
+            rule = f"charge neutrality with {self.oxidation_states} oxidation states"
+            yield rule + (" and the Pauling rule" if self.pauling else ""), replace(self, charge_neutral=False)
+
+    def as_json(self) -> dict[str, object]:
+        """Return the limits as JSON-compatible values."""
+        values = asdict(self)
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()} | {
+            "count_ranges": {symbol: list(bounds) for symbol, bounds in self.count_ranges.items()},
+        }
+
+
+def _checked_range(symbol: str, value: object) -> tuple[int, int]:
+    bounds = tuple(value) if isinstance(value, list | tuple) else ()
+    if len(bounds) != 2 or not all(isinstance(bound, int) for bound in bounds) or not 1 <= bounds[0] <= bounds[1]:
+        raise ValueError(f"count_ranges: {symbol}: {value!r} is not a pair of counts, lowest and highest, from 1 up")
+    return bounds

@@ -1,0 +1,143 @@
+"""`DesignSpace`: what may be built, as a functional environment over batches of integer tensors.
+
+A state is a long tensor (n, state_size); rows are independent. Gymnasium and torchgfn environments are thin faces of
+it, so that there is one set of rules. Every material has exactly one sequence of actions, ending in STOP.
+
+    state = space.initial(n)
+    while not space.is_finished(state).all():
+        actions = choose(space.mask(state))      # bool (n, n_actions); a finished row allows STOP only
+        state = space.step(state, actions)       # a finished row stays as it is
+    space.decode(state)
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+
+class DesignSpace(ABC):
+    """All objects that may be built, and the rules by which they are built."""
+
+    n_actions: int
+    """Number of actions; the last one is STOP."""
+    max_steps: int
+    """Length of the longest action sequence, STOP included."""
+    state_size: int
+    """Columns of a state."""
+
+    @property
+    def stop(self) -> int:
+        """The STOP action."""
+        return self.n_actions - 1
+
+    @property
+    def n_features(self) -> int:
+        """Columns of `features`."""
+        return len(self.feature_names)
+
+    @cached_property
+    @abstractmethod
+    def action_names(self) -> tuple[str, ...]:
+        """One name an action; equal names mean the same building block in any space."""
+
+    @cached_property
+    @abstractmethod
+    def feature_names(self) -> tuple[str, ...]:
+        """One name a feature; equal names mean the same feature in any space."""
+
+    @property
+    @abstractmethod
+    def identity(self) -> dict[str, object]:
+        """The settings that define this space, as JSON-compatible values."""
+
+    @abstractmethod
+    def initial(self, n: int) -> Tensor:
+        """Return n empty objects, long (n, state_size)."""
+
+    @abstractmethod
+    def mask(self, state: Tensor) -> Tensor:
+        """Return which actions keep a valid object reachable, bool (n, n_actions)."""
+
+    @abstractmethod
+    def allowed(self, state: Tensor, actions: Tensor) -> Tensor:
+        """Return whether one action a row is allowed, bool (n,): `mask(state)` at `actions`, without the rest."""
+
+    @abstractmethod
+    def step(self, state: Tensor, actions: Tensor) -> Tensor:
+        """Return the states after one action a row, long (n,); actions are taken on trust."""
+
+    @abstractmethod
+    def is_finished(self, state: Tensor) -> Tensor:
+        """Return which rows have stopped, bool (n,)."""
+
+    @abstractmethod
+    def features(self, state: Tensor) -> Tensor:
+        """Return what a policy sees, float (n, n_features)."""
+
+    @abstractmethod
+    def materials(self, state: Tensor) -> Sequence[str]:
+        """Return the objects built so far in the form that surrogates read."""
+
+    @abstractmethod
+    def actions_of(self, state: Tensor) -> Tensor:
+        """Return the action sequence that leads to each finished state, long (n, max_steps), padded with STOP."""
+
+    @abstractmethod
+    def explain(self, materials: Iterable[str]) -> list[str | None]:
+        """Return for each material the rule by which it lies outside the space, or None when it lies inside."""
+
+    @abstractmethod
+    def encode(self, materials: Iterable[str]) -> Tensor:
+        """Return the one action sequence of each material, long (n, max_steps), padded with STOP.
+
+        Raises:
+            ValueError: A material lies outside the space; the message names it and the rule.
+        """
+
+    def decode(self, state: Tensor) -> list[str]:
+        """Return the objects built so far as text."""
+        return list(self.materials(state))
+
+    def replay(self, actions: Tensor) -> Tensor:
+        """Return the states that action sequences, long (n, T), lead to."""
+        state = self.initial(len(actions))
+        for column in actions.T:
+            state = self.step(state, column)
+        return state
+
+    def sample_uniform_policy(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """Roll out the policy that chooses uniformly among the allowed actions; return n finished states.
+
+        Each step first proposes actions blindly and keeps those that are allowed; what is still open after a few
+        rounds is drawn from the full mask. Both are uniform over the mask.
+        """
+        state = self.initial(n)
+        for _ in range(self.max_steps):
+            open_rows = (~self.is_finished(state)).nonzero().squeeze(1)
+            if not len(open_rows):
+                break
+            actions = torch.full((n,), self.stop)
+            actions[open_rows] = self._draw_uniform(state[open_rows], generator)
+            state = self.step(state, actions)
+        return state
+
+    def _draw_uniform(self, state: Tensor, generator: torch.Generator | None, rounds: int = 6) -> Tensor:
+        actions = torch.empty(len(state), dtype=torch.long)
+        pending = torch.arange(len(state))
+        for _ in range(rounds):
+            proposed = torch.randint(self.n_actions, (len(pending),), generator=generator)
+            accepted = self.allowed(state[pending], proposed)
+            actions[pending[accepted]] = proposed[accepted]
+            pending = pending[~accepted]
+            if not len(pending):
+                return actions
+        running = self.mask(state[pending]).to(torch.int32).cumsum(1, dtype=torch.int32)
+        uniform = torch.rand(len(pending), generator=generator)
+        ordinal = (uniform * running[:, -1]).to(torch.int32).clamp_max_(running[:, -1] - 1)
+        actions[pending] = torch.searchsorted(running, ordinal[:, None], right=True).squeeze(1)
+        return actions
