@@ -188,14 +188,12 @@ class CompositionSpace(DesignSpace):
         clean, tied, anion = self._charges(state)
         pauling = self._rules.charge_rule == "pauling"
         allowed = torch.empty(len(state), self.n_actions - 1, dtype=torch.bool)
-        for rows in torch.arange(len(state)).split(_MASK_CHUNK):
-            part = slice(int(rows[0]), int(rows[-1]) + 1)
-            meets = self._from_clean[budget[part]].bitwise_and_((clean | tied)[part, None])
+        for start in range(0, len(state), _MASK_CHUNK):
+            rows = slice(start, start + _MASK_CHUNK)
+            meets = self._from_clean[budget[rows]].bitwise_and_((clean | tied)[rows, None])
             if pauling:
-                meets |= self._from_anion[budget[part]].bitwise_and_(anion[part, None])
-            torch.ne(meets, 0).any(-1, out=allowed[part]) if self._n_words > 1 else torch.ne(
-                meets.squeeze(-1), 0, out=allowed[part]
-            )
+                meets |= self._from_anion[budget[rows]].bitwise_and_(anion[rows, None])
+            allowed[rows] = meets.squeeze(-1) != 0 if self._n_words == 1 else (meets != 0).any(-1)
         if pauling and self._tied_actions.shape[1]:
             self._correct_ties(allowed, last, budget, clean, tied, anion)
         allowed &= self._may_follow[last]
@@ -243,8 +241,8 @@ class CompositionSpace(DesignSpace):
 
     def _charges(self, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Charge sets of the phases CLEAN, TIED and ANION, each (n, W)."""
-        clean, tied, anion = state[:, self._first_word :].split(self._n_words, dim=1)
-        return clean, tied, anion
+        charges = state[:, self._first_word :].unflatten(1, (3, self._n_words))
+        return charges[:, 0], charges[:, 1], charges[:, 2]
 
     def step(self, state: Tensor, actions: Tensor) -> Tensor:
         """Return the states after one action a row; an action is taken on trust, a finished row stays."""

@@ -158,7 +158,8 @@ def pack_bits(charges: BoolArray) -> IntArray:
     padded = np.zeros((*charges.shape[:-1], n_words * BITS_PER_WORD), dtype=np.int64)
     padded[..., : charges.shape[-1]] = charges
     by_word = padded.reshape(*charges.shape[:-1], n_words, BITS_PER_WORD)
-    return (by_word << np.arange(BITS_PER_WORD, dtype=np.int64)).sum(axis=-1)
+    packed: IntArray = (by_word << np.arange(BITS_PER_WORD, dtype=np.int64)).sum(axis=-1)
+    return packed
 
 
 def _words(n_charges: int) -> int:
