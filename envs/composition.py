@@ -241,7 +241,7 @@ class CompositionSpace(DesignSpace):
 
     def _charges(self, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Charge sets of the phases CLEAN, TIED and ANION, each (n, W)."""
-        charges = state[:, self._first_word :].unflatten(1, (3, self._n_words))
+        charges = state[:, self._first_word :].reshape(-1, 3, self._n_words)
         return charges[:, 0], charges[:, 1], charges[:, 2]
 
     def step(self, state: Tensor, actions: Tensor) -> Tensor:
