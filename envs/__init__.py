@@ -3,5 +3,6 @@
 from envs.composition import CompositionSpace
 from envs.design_space import DesignSpace
 from envs.formula import CompositionBatch
+from envs.gym import CompositionEnv, DesignVectorEnv
 
-__all__ = ["CompositionBatch", "CompositionSpace", "DesignSpace"]
+__all__ = ["CompositionBatch", "CompositionEnv", "CompositionSpace", "DesignSpace", "DesignVectorEnv"]

@@ -172,6 +172,14 @@ class CompositionSpace(DesignSpace):
             *(f"charge {q:+d} with anion" for q in range(_CHARGE_FEATURES)),
         )
 
+    @property
+    def feature_bounds(self) -> tuple[Tensor, Tensor]:
+        """Lowest and highest value of each feature, float (n_features,) each; counts are in units of 8 atoms."""
+        lowest, highest = super().feature_bounds
+        n_elements = len(self.elements)
+        highest[n_elements : 2 * n_elements] = torch.tensor([high / 8 for _, high in self._rules.count_range])
+        return lowest, highest
+
     # Functional environment
 
     def initial(self, n: int) -> Tensor:

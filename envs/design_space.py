@@ -51,6 +51,11 @@ class DesignSpace(ABC):
         """One name a feature; equal names mean the same feature in any space."""
 
     @property
+    def feature_bounds(self) -> tuple[Tensor, Tensor]:
+        """Lowest and highest value of each feature, float (n_features,) each; 0 and 1 unless a space says otherwise."""
+        return torch.zeros(self.n_features), torch.ones(self.n_features)
+
+    @property
     @abstractmethod
     def identity(self) -> dict[str, object]:
         """The settings that define this space, as JSON-compatible values."""
