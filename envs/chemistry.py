@@ -51,15 +51,20 @@ def check_elements(symbols: Iterable[str], where: str) -> tuple[str, ...]:
     """Return the symbols as a tuple without repetitions, in the order given.
 
     Raises:
-        ValueError: A symbol is not one of the elements 1-103; the message names it and `where`.
+        ValueError: Not a list of symbols, or a symbol is not one of the elements 1-103; the message names the value
+            and `where`.
     """
-    checked = dict.fromkeys([symbols] if isinstance(symbols, str) else symbols)
-    for symbol in checked:
-        if symbol not in ATOMIC_NUMBERS:
+    if isinstance(symbols, str) and symbols not in ATOMIC_NUMBERS:
+        raise ValueError(f"{where}: {symbols!r} is one text (expected a list of element symbols such as ['Sr', 'Ti'])")
+    if not isinstance(symbols, Iterable):
+        raise ValueError(f"{where}: {symbols!r} is not a list of element symbols such as ['Sr', 'Ti']")
+    given = [symbols] if isinstance(symbols, str) else list(symbols)
+    for symbol in given:
+        if not isinstance(symbol, str) or symbol not in ATOMIC_NUMBERS:
             close = get_close_matches(str(symbol).capitalize(), SYMBOLS, n=1, cutoff=0.5)
             hint = f"; did you mean {close[0]}?" if close else ""
             raise ValueError(f"{where}: {symbol!r} is not a chemical element (expected a symbol such as Fe){hint}")
-    return tuple(checked)
+    return tuple(dict.fromkeys(given))
 
 
 @lru_cache(maxsize=16)
@@ -74,13 +79,16 @@ def oxidation_states(
         icsd24_filter: Consensus, commonality and whether zero counts; SMACT's defaults when None.
 
     Raises:
-        ValueError: Unknown set, or a filter given for another set than icsd24.
+        ValueError: Unknown set, a filter given for another set than icsd24, or one that leaves nothing.
     """
     if name not in OXIDATION_STATE_SETS:
         raise ValueError(f"oxidation_states: unknown set {name!r} (expected one of {', '.join(OXIDATION_STATE_SETS)})")
     if name == "icsd24":
         chosen = icsd24_filter or ICSD24FilterConfig()
-        table = _get_icsd24_oxidation_dict(chosen.include_zero, chosen.consensus, chosen.commonality)
+        try:
+            table = _get_icsd24_oxidation_dict(chosen.include_zero, chosen.consensus, chosen.commonality)
+        except (TypeError, ValueError) as error:  # an unknown commonality; an empty table, over which SMACT trips
+            raise ValueError(f"icsd24_filter: no oxidation state can be read with {chosen} ({error})") from error
         return MappingProxyType({symbol: tuple(sorted(states)) for symbol, states in table.items()})
     if icsd24_filter is not None:
         raise ValueError(f"icsd24_filter: only the set 'icsd24' can be filtered, not {name!r}")

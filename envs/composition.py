@@ -15,7 +15,7 @@ import torch
 from smact.screening import ICSD24FilterConfig
 from torch import Tensor
 
-from envs.chemistry import ATOMIC_NUMBERS, formula_order
+from envs.chemistry import ATOMIC_NUMBERS, check_elements, formula_order
 from envs.composition_limits import CompositionLimits
 from envs.design_space import DesignSpace
 from envs.formula import CompositionBatch, parse_formula, reduce_amounts
@@ -70,14 +70,14 @@ class CompositionSpace(DesignSpace):
         pauling: bool = True,
     ) -> None:
         self.limits = CompositionLimits(
-            elements=None if elements is None else tuple(elements),
-            required=tuple(required),
-            forbidden=tuple(forbidden),
+            elements=None if elements is None else check_elements(elements, "elements"),
+            required=check_elements(required, "required"),
+            forbidden=check_elements(forbidden, "forbidden"),
             min_elements=min_elements,
             max_elements=max_elements,
             max_atoms=max_atoms,
             max_count=max_count,
-            count_ranges=count_ranges or {},
+            count_ranges={} if count_ranges is None else count_ranges,
             oxidation_states=oxidation_states,
             icsd24_filter=icsd24_filter,
             charge_neutral=charge_neutral,

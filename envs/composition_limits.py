@@ -4,11 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
+from numbers import Integral
 
 from smact.screening import ICSD24FilterConfig
 
-from envs.chemistry import ELECTRONEGATIVITY, SYMBOLS, check_elements, formula_order, oxidation_states
+from envs.chemistry import (
+    ELECTRONEGATIVITY,
+    OXIDATION_STATE_SETS,
+    SYMBOLS,
+    check_elements,
+    formula_order,
+    oxidation_states,
+)
 from envs.look_ahead import CompositionRules, build_tables
+
+_HIGHEST = {"min_elements": 20, "max_elements": 20, "max_atoms": 1000, "max_count": 200}
+"""Values beyond which enumerating the budgets of the look-ahead would not end."""
 
 
 @dataclass(frozen=True)
@@ -36,13 +47,22 @@ class CompositionLimits:
         for name in ("elements", "required", "forbidden"):
             symbols = getattr(self, name)
             object.__setattr__(self, name, None if symbols is None else check_elements(symbols, name))
+        if not isinstance(self.count_ranges, Mapping):
+            raise ValueError(f"count_ranges: {self.count_ranges!r} is not a mapping such as {{'O': (1, 3)}}")
         check_elements(self.count_ranges, "count_ranges")
         ranges = {symbol: _checked_range(symbol, value) for symbol, value in self.count_ranges.items()}
         object.__setattr__(self, "count_ranges", ranges)
-        for name in ("min_elements", "max_elements", "max_atoms", "max_count"):
+        for name, highest in _HIGHEST.items():
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            if not _is_whole(value) or value < 1:
                 raise ValueError(f"{name}: {value!r} is not a positive whole number")
+            if value > highest:
+                raise ValueError(f"{name}: {value} is more than {highest}, the most that the look-ahead can tabulate")
+            object.__setattr__(self, name, int(value))
+        for name in ("charge_neutral", "pauling"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name}: {getattr(self, name)!r} is neither true nor false")
+        self._check_oxidation_states()
         if self.min_elements > self.max_elements:
             raise ValueError(f"min_elements: {self.min_elements} is more than max_elements={self.max_elements}")
         if self.min_elements > self.max_atoms:
@@ -60,8 +80,22 @@ class CompositionLimits:
             self._check_known(symbol, "required")
         for symbol in self.elements or ():
             self._check_known(symbol, "elements")
+        if self.elements == ():
+            raise ValueError("elements: the list is empty (leave it out to allow all elements)")
         if not self.available():
             raise ValueError("elements: none is left after taking out the forbidden ones")
+
+    def _check_oxidation_states(self) -> None:
+        if self.icsd24_filter is not None and not isinstance(self.icsd24_filter, ICSD24FilterConfig):
+            raise ValueError(f"icsd24_filter: {self.icsd24_filter!r} is not an ICSD24FilterConfig of SMACT")
+        if self.icsd24_filter is not None and not isinstance(self.icsd24_filter.commonality, str | float | int):
+            raise ValueError(f"icsd24_filter: commonality {self.icsd24_filter.commonality!r} is no word and no number")
+        if not isinstance(self.oxidation_states, str):
+            raise ValueError(
+                f"oxidation_states: {self.oxidation_states!r} is not the name of a set "
+                f"({', '.join(OXIDATION_STATE_SETS)})"
+            )
+        oxidation_states(self.oxidation_states, self.icsd24_filter)
 
     def _check_known(self, symbol: str, where: str) -> None:
         if not self.charge_neutral:
@@ -102,12 +136,18 @@ class CompositionLimits:
 
     def describe_conflict(self) -> str:
         """Return one line that names the limits which together leave no composition."""
-        culprits = [name for name, relaxed in self._relaxations() if build_tables(relaxed.rules()).feasible]
+        culprits = [name for name, relaxed in self._relaxations() if relaxed._leave_something()]
         if culprits:
             return (
                 f"no composition satisfies all limits; in conflict: {'; '.join(culprits)} (relaxing one of them helps)"
             )
         return f"no composition satisfies all limits: {'; '.join(name for name, _ in self._relaxations())}"
+
+    def _leave_something(self) -> bool:
+        try:
+            return build_tables(self.rules()).feasible
+        except ValueError:  # without the relaxed limit the tables would be too large: nothing can be said
+            return False
 
     def _relaxations(self) -> Iterator[tuple[str, CompositionLimits]]:
         """Each limit that is in force, as text, with the limits without it."""
@@ -142,6 +182,12 @@ class CompositionLimits:
 
 def _checked_range(symbol: str, value: object) -> tuple[int, int]:
     bounds = tuple(value) if isinstance(value, list | tuple) else ()
-    if len(bounds) != 2 or not all(isinstance(bound, int) for bound in bounds) or not 1 <= bounds[0] <= bounds[1]:
+    if len(bounds) != 2 or not all(map(_is_whole, bounds)) or not 1 <= bounds[0] <= bounds[1]:
         raise ValueError(f"count_ranges: {symbol}: {value!r} is not a pair of counts, lowest and highest, from 1 up")
-    return bounds
+    if bounds[1] > _HIGHEST["max_count"]:
+        raise ValueError(f"count_ranges: {symbol}: {bounds[1]} is more than {_HIGHEST['max_count']}")
+    return int(bounds[0]), int(bounds[1])
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)  # Integral: NumPy's integers too

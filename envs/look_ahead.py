@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import gcd
+from math import gcd, prod
 from typing import Literal
 
 import numpy as np
@@ -25,6 +25,9 @@ import numpy.typing as npt
 
 BITS_PER_WORD = 63
 """Charges are bits of non-negative int64 words."""
+
+MAX_GIGABYTES = 2.0
+"""Largest size of the tables together; the defaults take a hundredth of it."""
 
 ChargeRule = Literal["pauling", "neutral", "none"]
 """neutral and Pauling-ordered; neutral only; no charges at all."""
@@ -92,6 +95,13 @@ def build_tables(rules: CompositionRules) -> LookAheadTables:
     may_stop = within_limits[:, None] & none_required_after[None, :]
 
     shape = (n_budgets, n_elements, rules.max_count, _words(n_charges))
+    gigabytes = 3 * 8 * prod(shape) / 1e9
+    if gigabytes > MAX_GIGABYTES:
+        raise ValueError(
+            f"the look-ahead tables would take {gigabytes:.1f} GB, more than {MAX_GIGABYTES:g}: lower "
+            f"max_elements={rules.max_elements}, max_atoms={rules.max_atoms}, max_count or count_ranges "
+            f"(highest count {rules.max_count})"
+        )
     from_clean, from_tied, from_anion = (np.zeros(shape, dtype=np.int64) for _ in range(3))
 
     def empty() -> BoolArray:
