@@ -310,7 +310,7 @@ class CompositionSpace(DesignSpace):
     def _charge_bits(self, words: Tensor) -> Tensor:
         """Charges 0.._CHARGE_FEATURES - 1 of packed sets (n, W), float (n, _CHARGE_FEATURES)."""
         position = torch.arange(_CHARGE_FEATURES) - self._tables.lowest_charge
-        exists = position < self._tables.n_charges
+        exists = position < self._n_words * BITS_PER_WORD  # not n_charges, which would differ between spaces
         position = torch.where(exists, position, 0)
         bits = (words[:, position // BITS_PER_WORD] >> (position % BITS_PER_WORD)) & 1
         return (bits * exists).float()

@@ -166,7 +166,10 @@ _CHEMISTRIES: list[dict[str, Any]] = [
     {"charge_neutral": False},
 ]
 
-_ELEMENTS = "K Rb C Se Ru Os Ir Pt H Si Cu Bi Ca Lu O F Na Cl Fe Ti N S Sn La Pd".split()
+_ELEMENTS = [
+    *("K", "Rb", "C", "Se", "Ru", "Pd", "Os", "Ir", "Pt", "H", "Si", "Cu", "Bi", "Ca", "Lu"),  # with ties
+    *("O", "F", "Na", "Cl", "Fe", "Ti", "N", "S", "Sn", "La"),
+]
 
 
 @st.composite

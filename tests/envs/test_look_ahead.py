@@ -17,8 +17,8 @@ from tests.envs.strategies import (
     Amounts,
     compositions_by_brute_force,
     compositions_by_masks,
-    small_limits,
     smact_accepts,
+    small_limits,
 )
 
 SMALL = {"max_elements": 3, "max_atoms": 9, "max_count": 4}
