@@ -325,13 +325,16 @@ class CompositionSpace(DesignSpace):
         return CompositionBatch(self._atomic_numbers[element], count.float())
 
     def actions_of(self, state: Tensor) -> Tensor:
-        """Return the action sequence that leads to each finished state, long (n, max_steps), padded with STOP."""
+        """Return the actions that lead to each state, long (n, max_steps), padded with STOP."""
         placed = state[:, _FIRST_PLACED : self._first_word]
         actions = torch.where(placed > 0, placed - 1, self.stop)
         return torch.cat([actions, torch.full((len(state), 1), self.stop)], dim=1)
 
     def explain(self, materials: Iterable[str]) -> list[str | None]:
-        """Return for each formula the rule by which it lies outside the space, or None when it lies inside."""
+        """Return for each formula the rule by which it lies outside the space, or None when it lies inside.
+
+        A rule reads "kind: detail", with the kinds element, count, number of elements, atoms, required element, charge.
+        """
         return self._try_encode(materials)[1]
 
     def encode(self, materials: Iterable[str]) -> Tensor:
@@ -372,24 +375,24 @@ class CompositionSpace(DesignSpace):
 
     def _charge_reason(self) -> str:
         order = " with every cation less electronegative than every anion" if self.limits.pauling else ""
-        return f"no choice of one {self.limits.oxidation_states} oxidation state per element is charge neutral{order}"
+        return f"charge: no choice of one {self.limits.oxidation_states} oxidation state per element is charge neutral{order}"
 
     def _broken_limit(self, amounts: Mapping[str, float]) -> str | None:
         """Name the first limit that amounts break, charge rules aside."""
         for symbol, amount in amounts.items():
             if symbol not in self._index:
-                return f"element {symbol} is not among its elements"
+                return f"element: {symbol} is not among the elements of the space"
             if amount != int(amount):
-                return f"the amount of {symbol}, {amount:g}, is not an integer"
+                return f"count: {amount:g} of {symbol} is not a whole number"
             low, high = self._rules.count_range[self._index[symbol]]
             if not low <= amount <= high:
-                return f"the count of {symbol}, {amount:g}, is not in {low}-{high}"
+                return f"count: {amount:g} of {symbol} is not in {low}-{high}"
         if not self._rules.min_elements <= len(amounts) <= self._rules.max_elements:
-            return f"{len(amounts)} elements, not {self._rules.min_elements}-{self._rules.max_elements}"
+            return f"number of elements: {len(amounts)} is not in {self._rules.min_elements}-{self._rules.max_elements}"
         if sum(amounts.values()) > self._rules.max_atoms:
-            return f"{sum(amounts.values()):g} atoms, more than {self._rules.max_atoms}"
+            return f"atoms: {sum(amounts.values()):g} are more than {self._rules.max_atoms}"
         missing = [symbol for symbol in self.limits.required if symbol not in amounts]
-        return f"required element {missing[0]} is missing" if missing else None
+        return f"required element: {missing[0]} is missing" if missing else None
 
 
 def _shift(words: Tensor, amounts: Tensor) -> Tensor:

@@ -90,11 +90,11 @@ class DesignSpace(ABC):
 
     @abstractmethod
     def actions_of(self, state: Tensor) -> Tensor:
-        """Return the action sequence that leads to each finished state, long (n, max_steps), padded with STOP."""
+        """Return the actions that lead to each state, long (n, max_steps), padded with STOP."""
 
     @abstractmethod
     def explain(self, materials: Iterable[str]) -> list[str | None]:
-        """Return for each material the rule by which it lies outside the space, or None when it lies inside."""
+        """Return for each material the rule ("kind: detail") by which it lies outside the space, None when inside."""
 
     @abstractmethod
     def encode(self, materials: Iterable[str]) -> Tensor:
@@ -114,6 +114,16 @@ class DesignSpace(ABC):
         for column in actions.T:
             state = self.step(state, column)
         return state
+
+    def undo(self, state: Tensor) -> Tensor:
+        """Return the states before their last action, STOP included; empty objects stay empty."""
+        actions = self.actions_of(state)
+        n_left = (actions != self.stop).sum(1) - (~self.is_finished(state)).long()
+        before = self.initial(len(state))
+        for step in range(self.max_steps):
+            rows = (n_left > step).nonzero().squeeze(1)
+            before[rows] = self.step(before[rows], actions[rows, step])
+        return before
 
     def sample_uniform_policy(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """Roll out the policy that chooses uniformly among the allowed actions; return n finished states.

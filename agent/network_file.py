@@ -1,0 +1,61 @@
+"""Networks on disk: tensors as safetensors, everything else as JSON in the same file's metadata. Nothing is pickled."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:
+    """Write tensors and a JSON-compatible description; the file appears whole or not at all."""
+    from safetensors.torch import save_file
+
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.part-{os.getpid()}")
+    try:
+        save_file(
+            {name: tensor.detach().contiguous().clone() for name, tensor in tensors.items()},
+            temporary,
+            metadata={"description": json.dumps(description)},
+        )
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read what `write_tensors` wrote.
+
+    Args:
+        path: The file.
+        kind: What the description must name as its "kind", e.g. "prior".
+
+    Raises:
+        ValueError: No such file, cut short, not safetensors, or of another kind; the message names the file.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file (expected a {kind} written by MatSmith)")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors: dict[str, torch.Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{path}: not a readable safetensors file, or cut short ({reason})") from None
+    try:
+        description: dict[str, Any] = json.loads(metadata["description"])
+    except (KeyError, ValueError):
+        raise ValueError(f"{path}: a safetensors file, but not one written by MatSmith") from None
+    if description.get("kind") != kind:
+        raise ValueError(f"{path}: holds a {description.get('kind')!r}, expected a {kind}")
+    return tensors, description

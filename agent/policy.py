@@ -1,0 +1,255 @@
+"""The policy: a network over the features of a design space, and what is computed with it in batches.
+
+    policy = Policy(space, PolicyNetwork.for_space(space))
+    rollout = policy.sample(256, generator)     # actions (n, T) and their log-probability (n,)
+    policy.log_prob(space.encode(["SrTiO3"]))   # exact: every material has one trajectory
+
+Rollouts keep a static batch: one feature pass, one matrix product and one uniform number per row and step; rows that
+have stopped drop out, and the first step, which is the same for all rows, is evaluated once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from envs import DesignSpace
+
+_UNKNOWN_ACTION_BIAS = -8.0
+"""Start of the logit of an action that a transferred network has never seen: rare, but never impossible."""
+
+
+class PolicyNetwork(nn.Module):
+    """Features (n, F) -> logits (n, A): a residual multilayer perceptron.
+
+    Args:
+        feature_names: One name an input; see `DesignSpace.feature_names`.
+        action_names: One name an output; see `DesignSpace.action_names`.
+        width: Hidden units of each layer.
+        depth: Number of residual layers between the input and the output layer.
+    """
+
+    def __init__(
+        self, feature_names: Sequence[str], action_names: Sequence[str], width: int = 256, depth: int = 2
+    ) -> None:
+        super().__init__()
+        self.feature_names = tuple(feature_names)
+        self.action_names = tuple(action_names)
+        self.width, self.depth = width, depth
+        self.input = nn.Linear(len(self.feature_names), width)
+        self.norms = nn.ModuleList([nn.LayerNorm(width) for _ in range(depth)])
+        self.hidden = nn.ModuleList([nn.Linear(width, width) for _ in range(depth)])
+        self.output = nn.Linear(width, len(self.action_names))
+        self.dropout = nn.Dropout(0.0)  # switched on by Prior.fit only
+        nn.init.zeros_(self.output.weight)
+        nn.init.zeros_(self.output.bias)
+
+    @classmethod
+    def for_space(cls, space: DesignSpace, width: int = 256, depth: int = 2) -> PolicyNetwork:
+        """Return a network that starts as the uniform masked policy of a space."""
+        return cls(space.feature_names, space.action_names, width, depth)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return the logits of all actions."""
+        hidden = self.dropout(torch.relu(self.input(features)))
+        for norm, layer in zip(self.norms, self.hidden, strict=True):
+            hidden = hidden + self.dropout(torch.relu(layer(norm(hidden))))
+        logits: Tensor = self.output(hidden)
+        return logits
+
+    @torch.no_grad()
+    def transfer(self, feature_names: Sequence[str], action_names: Sequence[str]) -> PolicyNetwork:
+        """Return this network for other features and actions, matched by name.
+
+        Features that it does not know get no weight; actions that it does not know start out rare.
+        """
+        network = PolicyNetwork(feature_names, action_names, self.width, self.depth)
+        own = self.state_dict()
+        network.load_state_dict(
+            {name: value for name, value in own.items() if not name.startswith(("input.weight", "output."))},
+            strict=False,
+        )
+        feature_at = {name: index for index, name in enumerate(self.feature_names)}
+        action_at = {name: index for index, name in enumerate(self.action_names)}
+        network.input.weight.zero_()
+        for column, name in enumerate(network.feature_names):
+            if name in feature_at:
+                network.input.weight[:, column] = self.input.weight[:, feature_at[name]]
+        for row, name in enumerate(network.action_names):
+            if name in action_at:
+                network.output.weight[row] = self.output.weight[action_at[name]]
+                network.output.bias[row] = self.output.bias[action_at[name]]
+            else:
+                network.output.bias[row] = _UNKNOWN_ACTION_BIAS
+        return network
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """n finished trajectories of T steps, short ones padded with STOP."""
+
+    actions: Tensor
+    """Long (n, T)."""
+    states: Tensor
+    """States before each step and after the last one, long (T + 1, n, state_size)."""
+    step_log_prob: Tensor
+    """Log-probability of each action under the policy itself, exploration left out, float (n, T)."""
+
+    @property
+    def state(self) -> Tensor:
+        """The finished states, long (n, state_size)."""
+        return self.states[-1]
+
+    @property
+    def log_prob(self) -> Tensor:
+        """Log-probability of each trajectory under the policy itself, float (n,)."""
+        return self.step_log_prob.sum(1)
+
+
+@dataclass(frozen=True)
+class Visited:
+    """The M states along n given action sequences where a choice was made, in one batch."""
+
+    features: Tensor
+    """Float (M, F)."""
+    mask: Tensor
+    """Bool (M, A)."""
+    row: Tensor
+    """Long (M,): the sequence that each belongs to."""
+    step: Tensor
+    """Long (M,): the position in it."""
+    actions: Tensor
+    """Long (n, T): the sequences."""
+    states: Tensor
+    """Long (T + 1, n, state_size): all states."""
+
+
+@dataclass
+class Policy:
+    """A network at work in a design space."""
+
+    space: DesignSpace
+    network: PolicyNetwork
+
+    def sample(
+        self,
+        n: int,
+        generator: torch.Generator,
+        *,
+        temperature: float = 1.0,
+        epsilon: float = 0.0,
+    ) -> Rollout:
+        """Roll out n trajectories.
+
+        Args:
+            n: Number of trajectories.
+            generator: Source of all randomness.
+            temperature: The logits are divided by it while sampling.
+            epsilon: Share of actions drawn uniformly from the mask.
+
+        Returns:
+            Trajectories whose `log_prob` is that of the untempered, unmixed policy, with gradient where enabled.
+        """
+        space = self.space
+        states = space.initial(n).repeat(space.max_steps + 1, 1, 1)
+        actions = torch.full((n, space.max_steps), space.stop)
+        step_log_probs = []
+        rows = torch.arange(n)
+        step_log_prob = torch.zeros(n, space.max_steps)
+        for step in range(space.max_steps):
+            here = states[step, :1] if step == 0 else states[step, rows]
+            mask = space.mask(here)
+            log_policy = _masked_log_softmax(self.network(space.features(here)), mask)
+            with torch.no_grad():
+                chosen = _draw(log_policy, mask, len(rows), generator, temperature, epsilon)
+            taken = log_policy[0, chosen] if step == 0 else log_policy.gather(1, chosen[:, None]).squeeze(1)
+            step_log_prob = step_log_prob.index_put((rows, torch.tensor(step)), taken)
+            actions[rows, step] = chosen
+            following = space.step(states[step, rows], chosen)
+            states[step + 1 :, rows] = following
+            rows = rows[~space.is_finished(following)]
+            if not len(rows):
+                break
+        return Rollout(actions, states, step_log_prob)
+
+    def log_prob(self, actions: Tensor) -> Tensor:
+        """Return the log-probability of action sequences, long (n, T) -> float (n,), with gradient where enabled."""
+        return self.replay(visit(self.space, actions)).log_prob
+
+    def replay(self, visited: Visited) -> Rollout:
+        """Return given trajectories with this policy's log-probabilities, with gradient where enabled."""
+        log_policy = _masked_log_softmax(self.network(visited.features), visited.mask)
+        chosen = visited.actions[visited.row, visited.step]
+        taken = log_policy.gather(1, chosen[:, None]).squeeze(1)
+        step_log_prob = torch.zeros(visited.actions.shape).index_put((visited.row, visited.step), taken)
+        return Rollout(visited.actions, visited.states, step_log_prob)
+
+    @torch.no_grad()
+    def log_prob_in_chunks(self, actions: Tensor, size: int = 4096) -> Tensor:
+        """Return the log-probability of any number of action sequences without gradient, float (n,)."""
+        return torch.cat([torch.zeros(0), *(self.log_prob(part) for part in _chunks(actions, size))])
+
+    @torch.no_grad()
+    def sample_many(self, n: int, generator: torch.Generator, size: int = 2048) -> Rollout:
+        """Roll out any number of trajectories without gradient."""
+        parts = [self.sample(min(size, n - start), generator) for start in range(0, n, size)]
+        return Rollout(
+            torch.cat([part.actions for part in parts]),
+            torch.cat([part.states for part in parts], dim=1),
+            torch.cat([part.step_log_prob for part in parts]),
+        )
+
+
+def visit(space: DesignSpace, actions: Tensor) -> Visited:
+    """Walk along action sequences, long (n, T), and collect the states where a choice was made."""
+    n, length = actions.shape
+    states = space.initial(n).repeat(length + 1, 1, 1)
+    features, masks, live, steps = [], [], [], []
+    rows = torch.arange(n)
+    for step in range(length):
+        here = states[step, rows]
+        features.append(space.features(here))
+        masks.append(space.mask(here))
+        live.append(rows)
+        steps.append(torch.full_like(rows, step))
+        following = space.step(here, actions[rows, step])
+        states[step + 1 :, rows] = following
+        rows = rows[~space.is_finished(following)]
+        if not len(rows):
+            break
+    return Visited(torch.cat(features), torch.cat(masks), torch.cat(live), torch.cat(steps), actions, states)
+
+
+def _masked_log_softmax(logits: Tensor, mask: Tensor) -> Tensor:
+    return logits.masked_fill(~mask, -torch.inf).log_softmax(dim=1)
+
+
+def _draw(
+    log_policy: Tensor, mask: Tensor, n: int, generator: torch.Generator, temperature: float, epsilon: float
+) -> Tensor:
+    """Draw one action a row, long (n,), by inverse cumulative distribution; one row of `log_policy` serves all."""
+    weights = log_policy.exp() if temperature == 1.0 else (log_policy / temperature).softmax(dim=1)
+    if epsilon:
+        weights = (1 - epsilon) * weights + epsilon * mask / mask.sum(dim=1, keepdim=True)
+    cumulative = weights.cumsum(dim=1)
+    uniform = torch.rand(n, generator=generator)
+    if len(cumulative) == 1:
+        return _first_above(cumulative[0], uniform * cumulative[0, -1], weights)
+    return _first_above(cumulative, (uniform * cumulative[:, -1])[:, None], weights).squeeze(1)
+
+
+def _first_above(cumulative: Tensor, threshold: Tensor, weights: Tensor) -> Tensor:
+    """First action whose cumulative weight exceeds the threshold; the likeliest one where rounding leaves none."""
+    chosen = torch.searchsorted(cumulative, threshold, right=True)
+    beyond = chosen >= weights.shape[1]
+    if beyond.any():
+        likeliest = weights.argmax(dim=1).reshape(chosen.shape if len(weights) > 1 else (1,))
+        chosen = torch.where(beyond, likeliest, chosen)
+    return chosen
+
+
+def _chunks(tensor: Tensor, size: int) -> Sequence[Tensor]:
+    return [tensor[start : start + size] for start in range(0, len(tensor), size)]

@@ -1,0 +1,190 @@
+"""The prior: a policy fitted by maximum likelihood to known materials, the base measure of the target.
+
+    prior = Prior.fit(space, ["SrTiO3", "CaTiO3", ...])
+    prior.report                               # what was used, what lay outside and why, held-out likelihood
+    prior.policy(space).log_prob(actions)      # exact log-likelihood of any material
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from importlib import resources
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from agent.network_file import read_tensors, write_tensors
+from agent.policy import Policy, PolicyNetwork
+from envs import DesignSpace
+
+
+@dataclass(frozen=True)
+class PriorReport:
+    """How a prior was fitted."""
+
+    n_materials: int
+    """Distinct materials that lie inside the space."""
+    outside: Mapping[str, int]
+    """Materials left out, by the kind of rule that they break."""
+    held_out_nats: float
+    """Mean negative log-likelihood of the part held out for early stopping, nats a material."""
+    uniform_nats: float
+    """The same under the uniform masked policy."""
+    epochs: int
+
+    def __str__(self) -> str:
+        reasons = ", ".join(f"{count} by {kind}" for kind, count in self.outside.items()) or "none"
+        return (
+            f"{self.n_materials} materials inside the space (outside: {reasons}); held-out "
+            f"{self.held_out_nats:.2f} nats a material, uniform policy {self.uniform_nats:.2f}, {self.epochs} epochs"
+        )
+
+
+@dataclass(frozen=True)
+class Prior:
+    """A fitted network and how it came about; usable in any space, its actions matched by name."""
+
+    network: PolicyNetwork
+    report: PriorReport
+    _policies: dict[int, Policy] = field(default_factory=dict, repr=False, compare=False)
+
+    @classmethod
+    def fit(
+        cls,
+        space: DesignSpace,
+        materials: Iterable[str],
+        *,
+        seed: int = 0,
+        width: int = 256,
+        depth: int = 2,
+        max_epochs: int = 30,
+        patience: int = 2,
+        batch_size: int = 256,
+        learning_rate: float = 2e-3,
+        dropout: float = 0.1,
+        progress: bool = True,
+    ) -> Prior:
+        """Fit by maximum likelihood, stopping early on a twentieth held out.
+
+        Args:
+            space: The design space whose policy is fitted.
+            materials: Known materials; repetitions and those outside the space are left out and counted.
+            seed: Source of all randomness.
+            width: Hidden units.
+            depth: Residual layers.
+            max_epochs: Passes over the materials at most.
+            patience: Passes without a better held-out likelihood before stopping.
+            batch_size: Materials a step.
+            learning_rate: Of AdamW; falls to a tenth along a cosine.
+            dropout: Share of hidden units left out while fitting.
+            progress: Whether to show a progress bar.
+
+        Raises:
+            ValueError: Fewer than 20 materials lie inside the space.
+        """
+        materials = list(materials)
+        inside, outside = _sort_out(space, materials)
+        if len(inside) < 20:
+            kinds = ", ".join(f"{count} by {kind}" for kind, count in outside.items())
+            raise ValueError(f"a prior needs at least 20 materials inside the space, not {len(inside)} ({kinds})")
+        generator = torch.Generator().manual_seed(seed)
+        actions = space.encode(inside)[torch.randperm(len(inside), generator=generator)]
+        n_held_out = max(len(actions) // 20, 5)
+        held_out, training = actions[:n_held_out], actions[n_held_out:]
+        uniform_nats = -float(Policy(space, PolicyNetwork.for_space(space)).log_prob_in_chunks(held_out).mean())
+
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)  # weights and dropout
+            network = PolicyNetwork.for_space(space, width, depth)
+            average = PolicyNetwork.for_space(space, width, depth)
+            average.load_state_dict(network.state_dict())
+            network.dropout.p = dropout
+            optimizer = torch.optim.AdamW(network.parameters(), lr=learning_rate, weight_decay=1e-2)
+            best, best_nats, best_epoch, step = average.state_dict(), math.inf, 0, 0
+            horizon = 10 * math.ceil(len(training) / batch_size)
+            bar = tqdm(range(1, max_epochs + 1), desc="fitting the prior", unit="epoch", disable=not progress)
+            for epoch in bar:
+                for rows in torch.randperm(len(training), generator=generator).split(batch_size):
+                    fall = 0.55 + 0.45 * math.cos(math.pi * min(step / horizon, 1.0))
+                    optimizer.param_groups[0]["lr"] = learning_rate * fall * min(1.0, (step + 1) / 50)
+                    loss = -Policy(space, network).log_prob(training[rows]).mean()
+                    optimizer.zero_grad()
+                    loss.backward()  # type: ignore[no-untyped-call]
+                    nn.utils.clip_grad_norm_(network.parameters(), 5.0)
+                    optimizer.step()
+                    step += 1
+                    _move_average(average, network, decay=min(0.99, step / (step + 20)))
+                nats = -float(Policy(space, average).log_prob_in_chunks(held_out).mean())
+                bar.set_postfix_str(f"held out {nats:.3f} nats")
+                if nats < best_nats:
+                    best = {name: value.clone() for name, value in average.state_dict().items()}
+                    best_nats, best_epoch = nats, epoch
+                elif epoch >= best_epoch + patience:
+                    break
+            bar.close()
+        average.load_state_dict(best)
+        return cls(average, PriorReport(len(inside), outside, best_nats, uniform_nats, best_epoch))
+
+    @classmethod
+    @cache
+    def default(cls) -> Prior:
+        """Return the embedded prior over known compositions; made by `experiments/data/fit_prior.py`."""
+        return cls.load(Path(str(resources.files("agent.data") / "prior.safetensors")))
+
+    def policy(self, space: DesignSpace) -> Policy:
+        """Return the frozen prior policy in a space."""
+        if id(space) not in self._policies:
+            network = self.network.transfer(space.feature_names, space.action_names).requires_grad_(False)
+            self._policies[id(space)] = Policy(space, network)
+        return self._policies[id(space)]
+
+    def log_prob(self, space: DesignSpace, actions: Tensor) -> Tensor:
+        """Return the log-probability of action sequences, long (n, T) -> float (n,), without gradient."""
+        return self.policy(space).log_prob_in_chunks(actions)
+
+    def save(self, path: str | Path) -> None:
+        """Write weights (half precision) and report to one safetensors file."""
+        description = {
+            "kind": "prior",
+            "feature_names": self.network.feature_names,
+            "action_names": self.network.action_names,
+            "width": self.network.width,
+            "depth": self.network.depth,
+            "report": asdict(self.report),
+        }
+        write_tensors(path, {name: value.half() for name, value in self.network.state_dict().items()}, description)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Prior:
+        """Read what `save` wrote.
+
+        Raises:
+            ValueError: Not a file of a prior; the message names it.
+        """
+        tensors, description = read_tensors(path, "prior")
+        network = PolicyNetwork(
+            description["feature_names"], description["action_names"], description["width"], description["depth"]
+        )
+        network.load_state_dict({name: value.float() for name, value in tensors.items()})
+        return cls(network.eval(), PriorReport(**description["report"]))
+
+
+def _sort_out(space: DesignSpace, materials: list[str]) -> tuple[list[str], dict[str, int]]:
+    """Distinct materials inside the space, and how many others break which kind of rule."""
+    distinct = list(dict.fromkeys(materials))
+    reasons = space.explain(distinct)
+    inside = [material for material, reason in zip(distinct, reasons, strict=True) if reason is None]
+    kinds = Counter(reason.split(":")[0] for reason in reasons if reason is not None)
+    return inside, dict(kinds.most_common())
+
+
+@torch.no_grad()
+def _move_average(average: nn.Module, network: nn.Module, decay: float) -> None:
+    for target, source in zip(average.parameters(), network.parameters(), strict=True):
+        target.lerp_(source, 1 - decay)

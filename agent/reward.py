@@ -1,0 +1,126 @@
+"""The reward: what materials are worth, always handled as a logarithm.
+
+A `Reward` combines objectives. Any callable `(materials) -> array (N,)` of finite values >= 0 does as well:
+
+    def oxygen_share(materials):
+        return [Composition(formula).get_atomic_fraction("O") for formula in materials]
+
+    agent = DesignAgent(space, oxygen_share, beta=8)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from agent.objective import Objective, scalarize
+from surrogates.properties import PropertyDistribution, evaluate_properties
+
+RewardFunction = Callable[[Sequence[str]], Any]
+FLOOR = 0.01
+"""Added to the score of a `Reward` before the logarithm, so that hopeless materials keep a finite log-reward."""
+_SMALLEST = 1e-6
+"""Smallest reward of a user's function that the logarithm still distinguishes, relative to the largest one seen."""
+
+
+@dataclass(frozen=True, eq=False)
+class RewardValues:
+    """What a reward says about N materials."""
+
+    log_reward: Tensor
+    """Float (N,), at inverse temperature 1."""
+    utilities: Mapping[str, Tensor] = field(default_factory=dict)
+    """By objective, float (N,) in [0, 1]."""
+    properties: Mapping[str, PropertyDistribution] = field(default_factory=dict)
+    """Predicted distributions by property name."""
+
+
+class Reward:
+    """Objectives, scalarised: log R = log(0.01 + s(u)).
+
+    Args:
+        objectives: At least one; a property may occur once.
+        scalarization: See `agent.objective.scalarize`.
+
+    Raises:
+        ValueError: No objective, a property named twice, or a property that no one predicts.
+    """
+
+    def __init__(
+        self,
+        objectives: Sequence[Objective],
+        scalarization: Literal["tchebycheff", "sum", "product"] = "tchebycheff",
+    ) -> None:
+        if not objectives:
+            raise ValueError("objectives: none given (expected at least one)")
+        names = [objective.property for objective in objectives]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"objectives: the property {name!r} occurs more than once")
+        if scalarization not in ("tchebycheff", "sum", "product"):
+            raise ValueError(f"scalarization: unknown {scalarization!r} (expected tchebycheff, sum or product)")
+        self.objectives = tuple(objectives)
+        self.scalarization = scalarization
+        self._weights = torch.tensor([objective.weight for objective in objectives])
+        self._models = {o.property: o.model for o in objectives if o.model is not None}
+        self._embedded = [o.property for o in objectives if o.model is None]
+
+    def predict(self, materials: Sequence[str]) -> dict[str, PropertyDistribution]:
+        """Return the predicted distribution of every property that the objectives ask for."""
+        return evaluate_properties(self._embedded, materials, self._models)
+
+    def __call__(self, materials: Sequence[str]) -> RewardValues:
+        """Return log-reward, utilities and properties of N materials."""
+        properties = self.predict(materials)
+        utilities = {o.property: o.utility(properties[o.property]) for o in self.objectives}
+        score = scalarize(torch.stack(list(utilities.values()), dim=1), self._weights, self.scalarization)
+        return RewardValues((FLOOR + score).log(), utilities, properties)
+
+
+class FunctionReward:
+    """A user's function as a reward; its values are checked at every call.
+
+    Args:
+        function: `(materials) -> array (N,)` of finite values >= 0, where materials are formulas.
+        name: What error messages call it.
+    """
+
+    def __init__(self, function: RewardFunction, name: str | None = None) -> None:
+        self.function = function
+        self.name = name or getattr(function, "__qualname__", type(function).__name__)
+
+    def __call__(self, materials: Sequence[str]) -> RewardValues:
+        """Return the logarithm of the function's values; zero counts as a millionth."""
+        values = checked_values(self.function(list(materials)), len(materials), f"reward {self.name!r}", materials)
+        return RewardValues(values.clamp_min(_SMALLEST).log())
+
+
+def as_reward(reward: Reward | FunctionReward | RewardFunction) -> Reward | FunctionReward:
+    """Return a reward, wrapping a plain function."""
+    return reward if isinstance(reward, Reward | FunctionReward) else FunctionReward(reward)
+
+
+def checked_values(values: object, n: int, name: str, materials: Sequence[str]) -> Tensor:
+    """Return a plug-in's values as float (n,).
+
+    Raises:
+        ValueError: Wrong shape, not numbers, NaN, infinite or negative; the message names the plug-in and a material.
+    """
+    try:
+        result = torch.as_tensor(values, dtype=torch.float32).detach()
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(f"{name}: returned {type(values).__name__}, expected {n} numbers") from None
+    if result.shape != (n,):
+        raise ValueError(f"{name}: returned an array of shape {tuple(result.shape)}, expected ({n},)")
+    bad = ~torch.isfinite(result) | (result < 0)
+    if bad.any():
+        row = int(bad.nonzero()[0, 0])
+        raise ValueError(
+            f"{name}: returned {result[row].item():g} for {materials[row]}, expected a finite value >= 0 "
+            f"({int(bad.sum())} of {n} values are not)"
+        )
+    return result

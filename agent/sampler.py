@@ -1,0 +1,142 @@
+"""A design space and its policy as torchgfn sees them: environment, estimator and static-batch sampler.
+
+torchgfn supplies the losses and containers; its own sampler and replay are several times slower than a static batch
+(see `experiments/benchmarks/throughput.py`), so `StaticBatchSampler` rolls out with `agent.policy` and returns real
+`Trajectories`. `Trajectories.log_probs` always belong to the policy itself, never to the exploring mixture, so losses
+are called with `recalculate_all_logprobs=False`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from gfn.actions import Actions
+from gfn.containers import Trajectories
+from gfn.env import DiscreteEnv
+from gfn.estimators import DiscretePolicyEstimator
+from gfn.preprocessors import Preprocessor
+from gfn.samplers import Sampler
+from gfn.states import DiscreteStates, States
+from torch import Tensor
+
+from agent.policy import Policy, PolicyNetwork, Rollout
+from envs import DesignSpace
+
+
+class DesignGFlowNetEnv(DiscreteEnv):  # type: ignore[misc]  # torchgfn ships no types
+    """A design space as a torchgfn environment: states are the space's own rows, the last action is EXIT.
+
+    The trajectory of a material is unique, so the backward policy is 1: use losses with `pb=None, constant_pb=True`.
+    Rewards are handed to the losses; the environment has none.
+    """
+
+    def __init__(self, space: DesignSpace, debug: bool = False) -> None:
+        self.space = space
+        start = space.initial(1)[0]
+        super().__init__(space.n_actions, start, (space.state_size,), sf=torch.full_like(start, -1), debug=False)
+        self.debug = debug
+
+    def make_states_class(self) -> type[DiscreteStates]:
+        """Return a States class whose masks come from the space."""
+        environment = self
+
+        class DesignStates(DiscreteStates):  # type: ignore[misc]
+            state_shape = environment.state_shape
+            s0 = environment.s0
+            sf = environment.sf
+            n_actions = environment.n_actions
+            make_random_states = environment.make_random_states
+
+            def _compute_forward_masks(self) -> Tensor:
+                rows = self.tensor.reshape(-1, environment.space.state_size)
+                mask = torch.ones(len(rows), environment.n_actions, dtype=torch.bool)
+                inside = (rows != environment.sf).any(1)
+                mask[inside] = environment.space.mask(rows[inside])
+                return mask.reshape(*self.batch_shape, -1)
+
+            def _compute_backward_masks(self) -> Tensor:
+                rows = self.tensor.reshape(-1, environment.space.state_size)
+                mask = torch.zeros(len(rows), environment.n_actions - 1, dtype=torch.bool)
+                inside = (rows != environment.sf).any(1).nonzero().squeeze(1)
+                actions = environment.space.actions_of(rows[inside])
+                n_placed = (actions != environment.space.stop).sum(1)
+                grown = n_placed > 0
+                mask[inside[grown], actions[grown, n_placed[grown] - 1]] = True
+                return mask.reshape(*self.batch_shape, -1)
+
+        return DesignStates
+
+    def step(self, states: DiscreteStates, actions: Actions) -> DiscreteStates:
+        """Return the states after adding one building block each."""
+        return cast(
+            DiscreteStates,
+            self.states_from_tensor(self.space.step(states.tensor, actions.tensor.squeeze(-1))),
+        )
+
+    def backward_step(self, states: DiscreteStates, actions: Actions) -> DiscreteStates:
+        """Return the states before their last building block; a tree leaves no choice."""
+        return cast(DiscreteStates, self.states_from_tensor(self.space.undo(states.tensor)))
+
+
+class SpaceFeatures(Preprocessor):  # type: ignore[misc]
+    """torchgfn preprocessor: states -> features of the space."""
+
+    def __init__(self, space: DesignSpace) -> None:
+        super().__init__(output_dim=space.n_features)
+        self.space = space
+
+    def preprocess(self, states: States) -> Tensor:
+        """Return the features, float (*batch, F)."""
+        rows = states.tensor.reshape(-1, self.space.state_size)
+        return self.space.features(rows).reshape(*states.batch_shape, -1)
+
+
+def policy_estimator(space: DesignSpace, network: PolicyNetwork, debug: bool = False) -> Any:
+    """Return the network as a torchgfn forward-policy estimator."""
+    return DiscretePolicyEstimator(network, space.n_actions, SpaceFeatures(space), debug=debug)
+
+
+class StaticBatchSampler(Sampler):  # type: ignore[misc]
+    """torchgfn sampler that rolls out a static batch with `Policy.sample`."""
+
+    def __init__(self, policy: Policy, estimator: Any, generator: torch.Generator) -> None:
+        super().__init__(estimator)
+        self.policy = policy
+        self.generator = generator
+
+    def sample_trajectories(
+        self,
+        env: DesignGFlowNetEnv,
+        n: int | None = None,
+        states: States | None = None,
+        conditions: Tensor | None = None,
+        save_estimator_outputs: bool = False,
+        save_logprobs: bool = True,
+        **exploration: float,
+    ) -> Trajectories:
+        """Roll out n trajectories from the empty object; `exploration` is passed to `Policy.sample`.
+
+        Raises:
+            ValueError: Asked for something that a static batch does not do: start states, conditions, outputs.
+        """
+        if n is None or states is not None or conditions is not None or save_estimator_outputs:
+            raise ValueError("StaticBatchSampler rolls out n trajectories from the empty object and nothing else")
+        return to_trajectories(env, self.policy.sample(n, self.generator, **exploration), save_logprobs)
+
+
+def to_trajectories(env: DesignGFlowNetEnv, rollout: Rollout, save_logprobs: bool = True) -> Trajectories:
+    """Return a rollout as torchgfn `Trajectories`, states and actions by step."""
+    space = env.space
+    terminating_idx = (rollout.actions == space.stop).int().argmax(1) + 1
+    length = int(terminating_idx.max())
+    beyond = torch.arange(length + 1)[:, None] >= terminating_idx
+    states = torch.where(beyond[..., None], env.sf, rollout.states[: length + 1])
+    actions = torch.where(beyond[:-1], -1, rollout.actions[:, :length].T).unsqueeze(-1)
+    return Trajectories(
+        env,
+        env.states_from_tensor(states),
+        env.actions_from_tensor(actions),
+        terminating_idx,
+        log_probs=rollout.step_log_prob[:, :length].T if save_logprobs else None,
+    )
