@@ -1,0 +1,184 @@
+"""The band-gap model: is the material gapped, and how wide is the gap.
+
+Most known materials are metals, so the gap is a mixture: a classifier tells the probability of a gap, a regressor its
+width. Both are heads of one ensemble of small networks on composition features, so that a batch takes one forward pass.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from functools import lru_cache
+from importlib import resources
+from pathlib import Path
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from envs.formula import CompositionBatch
+from surrogates.band_gap_data import LabelledMaterials, computed_classes, measured_gaps
+from surrogates.band_gap_training import (
+    COMPUTED,
+    GAP,
+    LOG_SPREAD,
+    MEASURED,
+    FittedNetwork,
+    TrainingOptions,
+    standardise,
+    train_network,
+)
+from surrogates.base import Prediction
+from surrogates.distribution import BandGapDistribution
+from surrogates.features import composition_features
+from surrogates.mlp_ensemble import MLPEnsemble
+
+DEFAULT_WEIGHTS = "band_gap.safetensors"
+FORMAT = "matsmith band gap 1"
+
+
+class BandGapModel:
+    """Band gap in eV of a composition, with the probability that there is one; implements `Surrogate` with m = 1.
+
+    Args:
+        options: How to train; defaults when None.
+        seed: Seed of everything random in `fit`.
+    """
+
+    def __init__(self, options: TrainingOptions | None = None, seed: int = 0) -> None:
+        self.options = options or TrainingOptions()
+        self.seed = seed
+        self.measured_weight = 0.5
+        self._fitted: FittedNetwork | None = None
+
+    @classmethod
+    def default(cls) -> BandGapModel:
+        """Return the model fitted to the embedded tables; the weights are shared between calls."""
+        return _default_model()
+
+    def fit(
+        self, materials: Iterable[str], labels: Tensor, *, computed: LabelledMaterials | None = None
+    ) -> Self:
+        """Fit to measured band gaps.
+
+        Args:
+            materials: N formulas or a `CompositionBatch`.
+            labels: Band gaps in eV, (N,) or (N, 1); 0 means metal.
+            computed: Formulas with the share of their structures that are gapped by computation; the embedded
+                transport table when None.
+
+        Raises:
+            ValueError: A label is negative or not finite, or there are fewer than 20 gaps above zero.
+        """
+        batch = CompositionBatch.from_formulas(materials)
+        gaps = torch.as_tensor(labels, dtype=torch.float32).reshape(len(batch), -1).squeeze(1)
+        bad = (~torch.isfinite(gaps) | (gaps < 0)).nonzero()
+        if len(bad):
+            row = int(bad[0])
+            raise ValueError(f"band gap of {batch[row]}: expected a finite value >= 0 eV, not {float(gaps[row]):g}")
+        if int((gaps > 0).sum()) < 20:
+            raise ValueError(f"band gaps: at least 20 materials with a gap above 0 eV are needed, not {int((gaps > 0).sum())}")
+        self._fitted = train_network(
+            LabelledMaterials(batch, gaps), computed or computed_classes(), self.options, self.seed
+        )
+        return self
+
+    def distribution(self, materials: Iterable[str]) -> BandGapDistribution:
+        """Return the predictive distribution of each band gap; `predict` and the probabilities come from it."""
+        outputs = self._outputs(materials)
+        fitted = self._network()
+        gap = (outputs[..., GAP].mean(0) * fitted.gap_std + fitted.gap_mean).clamp_min(0.0)
+        spread = outputs[..., LOG_SPREAD].mean(0).clamp(-4.0, 2.0).exp()
+        return BandGapDistribution(self._probability(outputs).mean(0), gap, spread)
+
+    def predict(self, materials: Iterable[str]) -> Prediction:
+        """Return the expected gap and its standard deviation in eV, each (N, 1), the chance of a metal included."""
+        distribution = self.distribution(materials)
+        return Prediction(distribution.mean.unsqueeze(1), distribution.std.unsqueeze(1))
+
+    def members(self, materials: Iterable[str]) -> Tensor:
+        """Return each network's expected gap in eV, (S, N, 1)."""
+        outputs, fitted = self._outputs(materials), self._network()
+        gap = (outputs[..., GAP] * fitted.gap_std + fitted.gap_mean).clamp_min(0.0)
+        return (gap * self._probability(outputs)).unsqueeze(-1)
+
+    def probability_gapped(self, materials: Iterable[str]) -> Tensor:
+        """Return the probability that each material has a gap, (N,)."""
+        return self._probability(self._outputs(materials)).mean(0)
+
+    def probability_between(self, materials: Iterable[str], low: float, high: float) -> Tensor:
+        """Return the probability that each gap lies between low and high (eV), (N,); metals have gap 0."""
+        return self.distribution(materials).probability_between(low, high)
+
+    def save(self, path: str | Path) -> None:
+        """Write the fitted model as float16 safetensors, its settings as JSON in the header."""
+        from safetensors.torch import save_file
+
+        fitted = self._network()
+        tensors = {name: tensor.half().contiguous() for name, tensor in fitted.network.state_dict().items()}
+        tensors |= {"input_mean": fitted.input_mean, "input_std": fitted.input_std}
+        settings = {
+            "sizes": fitted.network.sizes,
+            "members": fitted.network.members,
+            "gap_mean": fitted.gap_mean,
+            "gap_std": fitted.gap_std,
+            "measured_weight": self.measured_weight,
+        }
+        save_file(tensors, str(path), metadata={"format": FORMAT, "settings": json.dumps(settings)})
+
+    @classmethod
+    def load(cls, path: str | Path) -> BandGapModel:
+        """Read a model that `save` wrote.
+
+        Raises:
+            ValueError: The file is missing, cut short or holds something else; the message names it.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(str(path), framework="pt") as file:
+                metadata = file.metadata() or {}
+                tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
+        except (OSError, SafetensorError) as error:
+            raise ValueError(f"{path}: not a readable safetensors file ({error})") from error
+        if metadata.get("format") != FORMAT:
+            raise ValueError(f"{path}: not a band-gap model (expected format {FORMAT!r}, not {metadata.get('format')!r})")
+        settings = json.loads(metadata["settings"])
+        model = cls()
+        model.measured_weight = settings["measured_weight"]
+        network = MLPEnsemble(settings["sizes"], settings["members"])
+        input_mean, input_std = tensors.pop("input_mean"), tensors.pop("input_std")
+        network.load_state_dict(tensors)
+        network.eval().requires_grad_(False)
+        model._fitted = FittedNetwork(network, input_mean, input_std, settings["gap_mean"], settings["gap_std"])
+        return model
+
+    def _network(self) -> FittedNetwork:
+        if self._fitted is None:
+            raise RuntimeError("BandGapModel: not fitted; call fit, load or default first")
+        return self._fitted
+
+    @torch.no_grad()
+    def _outputs(self, materials: Iterable[str]) -> Tensor:
+        """Return the raw outputs of each network, (S, N, 4)."""
+        fitted = self._network()
+        features = composition_features(CompositionBatch.from_formulas(materials))
+        outputs: Tensor = fitted.network(standardise(features, fitted.input_mean, fitted.input_std))
+        return outputs
+
+    def _probability(self, outputs: Tensor) -> Tensor:
+        """Return each network's probability of a gap, (S, N)."""
+        measured, computed = outputs[..., MEASURED], outputs[..., COMPUTED]
+        return torch.sigmoid(self.measured_weight * measured + (1 - self.measured_weight) * computed)
+
+
+@lru_cache(maxsize=1)
+def _default_model() -> BandGapModel:
+    with resources.as_file(resources.files("surrogates") / "data" / DEFAULT_WEIGHTS) as path:
+        return BandGapModel.load(path)
+
+
+def fit_default(seed: int = 0, options: TrainingOptions | None = None) -> BandGapModel:
+    """Return a new model fitted to the embedded tables (takes minutes)."""
+    measured = measured_gaps()
+    return BandGapModel(options, seed).fit(measured.materials, measured.labels)
