@@ -84,6 +84,16 @@ class CompositionLimits:
             raise ValueError("elements: the list is empty (leave it out to allow all elements)")
         if not self.available():
             raise ValueError("elements: none is left after taking out the forbidden ones")
+        if len(self.available()) < self.min_elements:
+            raise ValueError(
+                f"min_elements: {self.min_elements} is more than the elements available ({', '.join(self.available())})"
+            )
+        fewest_atoms = sum(self.count_ranges.get(symbol, (1, 1))[0] for symbol in self.required)
+        if fewest_atoms > self.max_atoms:
+            raise ValueError(
+                f"count_ranges: the required elements ({', '.join(self.required)}) take at least {fewest_atoms} atoms, "
+                f"more than max_atoms={self.max_atoms}"
+            )
 
     def _check_oxidation_states(self) -> None:
         if self.icsd24_filter is not None and not isinstance(self.icsd24_filter, ICSD24FilterConfig):
@@ -136,18 +146,20 @@ class CompositionLimits:
 
     def describe_conflict(self) -> str:
         """Return one line that names the limits which together leave no composition."""
-        culprits = [name for name, relaxed in self._relaxations() if relaxed._leave_something()]
-        if culprits:
-            return (
-                f"no composition satisfies all limits; in conflict: {'; '.join(culprits)} (relaxing one of them helps)"
-            )
-        return f"no composition satisfies all limits: {'; '.join(name for name, _ in self._relaxations())}"
+        limits, conflict = self, []
+        for name, _ in self._relaxations():
+            relaxed = dict(limits._relaxations())[name]
+            if relaxed._may_leave_something():
+                conflict.append(name)
+            else:  # the others are in conflict without it
+                limits = relaxed
+        return f"no composition satisfies all limits; in conflict: {'; '.join(conflict)}"
 
-    def _leave_something(self) -> bool:
+    def _may_leave_something(self) -> bool:
         try:
             return build_tables(self.rules()).feasible
-        except ValueError:  # without the relaxed limit the tables would be too large: nothing can be said
-            return False
+        except ValueError:  # the tables would be too large to tell
+            return True
 
     def _relaxations(self) -> Iterator[tuple[str, CompositionLimits]]:
         """Each limit that is in force, as text, with the limits without it."""

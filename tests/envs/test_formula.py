@@ -1,0 +1,155 @@
+"""Formulas as text and as tensors, against pymatgen."""
+
+from __future__ import annotations
+
+from math import gcd
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from pymatgen.core import Composition
+
+from envs.chemistry import SYMBOLS
+from envs.formula import (
+    CompositionBatch,
+    anonymous_formula,
+    chemical_system,
+    parse_formula,
+    reduce_amounts,
+    reduced_formula,
+    write_formula,
+)
+
+counts = st.dictionaries(st.sampled_from(SYMBOLS), st.integers(1, 30).map(float), min_size=1, max_size=7)
+fractions = st.dictionaries(
+    st.sampled_from(SYMBOLS), st.floats(0.01, 50).map(lambda x: round(x, 3)), min_size=1, max_size=5
+)
+
+
+@given(st.one_of(counts, fractions))
+def test_written_formulas_parse_to_the_same_amounts(amounts: dict[str, float]) -> None:
+    assert parse_formula(write_formula(amounts)) == pytest.approx(amounts)
+
+
+@given(counts)
+def test_parsing_agrees_with_pymatgen(amounts: dict[str, float]) -> None:
+    formula = write_formula(amounts)
+    assert parse_formula(formula) == Composition(formula).get_el_amt_dict()
+
+
+@given(counts)
+def test_a_reduced_formula_keeps_the_proportions_and_has_no_common_divisor(amounts: dict[str, float]) -> None:
+    reduced = parse_formula(reduced_formula(write_formula(amounts)))
+    assert reduced.keys() == amounts.keys()
+    assert len({amounts[symbol] / reduced[symbol] for symbol in amounts}) == 1
+    assert gcd(*(int(amount) for amount in reduced.values())) == 1
+
+
+@given(counts)
+def test_anonymous_formula_agrees_with_pymatgen(amounts: dict[str, float]) -> None:
+    formula = write_formula(amounts)
+    expected = Composition(reduced_formula(formula)).anonymized_formula
+    assert anonymous_formula(formula) == expected
+
+
+@given(counts)
+def test_chemical_system_agrees_with_pymatgen(amounts: dict[str, float]) -> None:
+    assert chemical_system(write_formula(amounts)) == Composition(amounts).chemical_system
+
+
+@pytest.mark.parametrize(
+    ("formula", "amounts"),
+    [
+        ("SrTiO3", {"Sr": 1, "Ti": 1, "O": 3}),
+        (" NaCl ", {"Na": 1, "Cl": 1}),
+        ("Ca(OH)2", {"Ca": 1, "O": 2, "H": 2}),
+        ("Fe.5O", {"Fe": 0.5, "O": 1}),
+        ("CO", {"C": 1, "O": 1}),
+        ("Co", {"Co": 1}),
+        ("CH3CH3", {"C": 2, "H": 6}),
+    ],
+)
+def test_notations_of_formulas(formula: str, amounts: dict[str, float]) -> None:
+    assert parse_formula(formula) == amounts
+
+
+@pytest.mark.parametrize("formula", ["", "  ", "hello", "Xx2O", "Na0Cl", "Na-1", "NaCl)", "123", "Na Cl 2 (", "Fe2O3?"])
+def test_what_is_no_formula_is_refused_by_name(formula: str) -> None:
+    with pytest.raises(ValueError) as error:
+        parse_formula(formula)
+    assert repr(formula) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("formula", [None, 3, 2.5, float("nan"), ["NaCl"]])
+def test_what_is_no_text_is_refused_by_name(formula: object) -> None:
+    with pytest.raises(ValueError, match="is not a chemical formula"):
+        parse_formula(formula)  # type: ignore[arg-type]
+
+
+def test_elements_are_written_in_ascending_electronegativity() -> None:
+    assert write_formula({"O": 3, "Ti": 1, "Sr": 1}) == "SrTiO3"
+    assert write_formula({"Se": 1, "C": 2}) == "C2Se"
+
+
+def test_fractional_amounts_are_not_reduced() -> None:
+    assert reduce_amounts({"Fe": 0.5, "O": 1.0}) == {"Fe": 0.5, "O": 1.0}
+    assert reduced_formula("Fe2O4") == "FeO2"
+
+
+def test_anonymous_formula_orders_by_amount() -> None:
+    assert anonymous_formula("SrTiO3") == "ABC3"
+    assert anonymous_formula("Al2O3") == "A2B3"
+    assert anonymous_formula("Ti2O4") == "AB2"
+
+
+# Batches
+
+
+def test_a_batch_holds_numbers_amounts_and_padding() -> None:
+    batch = CompositionBatch.from_formulas(["SrTiO3", "NaCl"])
+    assert batch.atomic_numbers.tolist() == [[38, 22, 8], [11, 17, 0]]
+    assert batch.amounts.tolist() == [[1, 1, 3], [1, 1, 0]]
+    assert batch.fractions.sum(1).tolist() == pytest.approx([1, 1])
+
+
+@given(st.lists(st.one_of(counts, fractions), max_size=5))
+def test_a_batch_is_a_sequence_of_its_formulas(compositions: list[dict[str, float]]) -> None:
+    formulas = [write_formula(amounts) for amounts in compositions]
+    batch = CompositionBatch.from_formulas(formulas)
+    assert len(batch) == len(formulas)
+    assert [parse_formula(formula) for formula in batch] == [
+        pytest.approx(parse_formula(formula), rel=1e-5) for formula in formulas
+    ]
+
+
+def test_batches_are_sliced_and_indexed() -> None:
+    batch = CompositionBatch.from_formulas(["SrTiO3", "NaCl", "MgO"])
+    assert batch[1] == "NaCl"
+    assert batch[-1] == "MgO"
+    assert list(batch[1:]) == ["NaCl", "MgO"]
+    assert list(batch.rows(torch.tensor([2, 0]))) == ["MgO", "SrTiO3"]
+    assert list(batch.rows(torch.tensor([False, True, False]))) == ["NaCl"]
+    assert CompositionBatch.from_formulas(batch) is batch
+
+
+def test_dense_fractions_stand_at_the_atomic_number() -> None:
+    dense = CompositionBatch.from_formulas(["SrTiO3", "Lr", "H2O"]).dense_fractions()
+    assert dense.shape == (3, 103)
+    assert dense.sum(1).tolist() == pytest.approx([1, 1, 1])
+    assert dense[0, 7].item() == pytest.approx(0.6)
+    assert dense[1, 102].item() == 1
+    assert dense[2, 0].item() == pytest.approx(2 / 3)
+
+
+def test_an_empty_batch_has_no_rows() -> None:
+    batch = CompositionBatch.from_formulas([])
+    assert len(batch) == 0
+    assert list(batch) == []
+    assert batch.dense_fractions().shape == (0, 103)
+
+
+def test_a_batch_with_an_unreadable_formula_is_refused_by_name() -> None:
+    with pytest.raises(ValueError, match="'hello'"):
+        CompositionBatch.from_formulas(["NaCl", "hello"])
