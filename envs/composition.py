@@ -375,7 +375,8 @@ class CompositionSpace(DesignSpace):
 
     def _charge_reason(self) -> str:
         order = " with every cation less electronegative than every anion" if self.limits.pauling else ""
-        return f"charge: no choice of one {self.limits.oxidation_states} oxidation state per element is charge neutral{order}"
+        states = f"{self.limits.oxidation_states} oxidation state"
+        return f"charge: no choice of one {states} per element is charge neutral{order}"
 
     def _broken_limit(self, amounts: Mapping[str, float]) -> str | None:
         """Name the first limit that amounts break, charge rules aside."""

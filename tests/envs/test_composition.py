@@ -225,8 +225,6 @@ def test_step_leaves_its_argument_alone(space: CompositionSpace) -> None:
 
 
 def test_undo_takes_back_the_last_action(space: CompositionSpace) -> None:
-    if not hasattr(space, "undo"):
-        pytest.skip("not part of this version")
     state = space.sample_uniform_policy(50, torch.Generator().manual_seed(6))
     actions = space.actions_of(state)
     states = [space.initial(50)]

@@ -41,6 +41,12 @@ CHEMISTRIES: dict[str, dict[str, Any]] = {
         "elements": ["Ca", "Lu", "Ir", "Pt", "H", "Na", "O"],
         "icsd24_filter": ICSD24FilterConfig(include_zero=True),
     },
+    "icsd24, four elements": {  # the fewest in which a cation could follow an anion and still end neutral
+        "elements": ["K", "Bi", "H", "Se", "O", "F"],
+        "max_elements": 4,
+        "max_atoms": 8,
+        "max_count": 3,
+    },
     "smact14": {"elements": ["K", "Rb", "C", "Se", "Na", "H", "Cl"], "oxidation_states": "smact14"},
     "icsd16": {"elements": ["Si", "Cu", "Bi", "Ir", "Pt", "Rb", "O"], "oxidation_states": "icsd16"},
     "pymatgen_sp": {"elements": ["Ca", "Lu", "Ru", "Os", "C", "Se", "O"], "oxidation_states": "pymatgen_sp"},
