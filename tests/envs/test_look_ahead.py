@@ -52,6 +52,8 @@ CHEMISTRIES: dict[str, dict[str, Any]] = {
     "pymatgen_sp": {"elements": ["Ca", "Lu", "Ru", "Os", "C", "Se", "O"], "oxidation_states": "pymatgen_sp"},
     "wiki": {"elements": ["K", "Rb", "C", "Se", "F"], "oxidation_states": "wiki"},
     "wiki, tied zeros": {"elements": ["Na", "Si", "Cu", "Bi", "Ag"], "oxidation_states": "wiki", "max_count": 3},
+    # CaLuO needs the zero of Lu beside the cation Ca, which ties with it
+    "wiki, a zero beside a tied cation": {"elements": ["Na", "Ca", "Lu", "O", "F"], "oxidation_states": "wiki"},
     "without Pauling": {"elements": ["Pm", "K", "C", "Se", "H", "O"], "pauling": False},
     "wiki, without Pauling": {"elements": ["Lr", "Na", "F", "H"], "oxidation_states": "wiki", "pauling": False},
 }
