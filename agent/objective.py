@@ -93,8 +93,8 @@ class Objective:
 def scalarize(utilities: Tensor, weights: Tensor, method: str) -> Tensor:
     """Turn utilities (N, m) into one score (N,) in [0, 1] under weights (m,).
 
-    - tchebycheff: 1 - max_i w_i (1 - u_i) with the weights scaled to a maximum of 1, plus 0.05 of the weighted mean, and
-      divided by 1.05; reaches every point of a front, concave parts included (Steuer and Choo 1983).
+    - tchebycheff: 1 - max_i w_i (1 - u_i) with the weights scaled to a maximum of 1, plus 0.05 of the weighted
+      mean, divided by 1.05; reaches every point of a front, concave parts included (Steuer and Choo 1983).
     - sum: weighted mean.
     - product: weighted geometric mean.
     """

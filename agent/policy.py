@@ -97,6 +97,8 @@ class Rollout:
     """States before each step and after the last one, long (T + 1, n, state_size)."""
     step_log_prob: Tensor
     """Log-probability of each action under the policy itself, exploration left out, float (n, T)."""
+    log_reference: Tensor | None = None
+    """Log-probability of each trajectory under a reference network, float (n,), where one was given."""
 
     @property
     def state(self) -> Tensor:
@@ -141,6 +143,7 @@ class Policy:
         *,
         temperature: float = 1.0,
         epsilon: float = 0.0,
+        reference: PolicyNetwork | None = None,
     ) -> Rollout:
         """Roll out n trajectories.
 
@@ -149,6 +152,7 @@ class Policy:
             generator: Source of all randomness.
             temperature: The logits are divided by it while sampling.
             epsilon: Share of actions drawn uniformly from the mask.
+            reference: A network that judges the same trajectories on the way, without gradient.
 
         Returns:
             Trajectories whose `log_prob` is that of the untempered, unmixed policy, with gradient where enabled.
@@ -156,24 +160,28 @@ class Policy:
         space = self.space
         states = space.initial(n).repeat(space.max_steps + 1, 1, 1)
         actions = torch.full((n, space.max_steps), space.stop)
-        step_log_probs = []
         rows = torch.arange(n)
         step_log_prob = torch.zeros(n, space.max_steps)
+        log_reference = torch.zeros(n)
         for step in range(space.max_steps):
             here = states[step, :1] if step == 0 else states[step, rows]
-            mask = space.mask(here)
-            log_policy = _masked_log_softmax(self.network(space.features(here)), mask)
+            mask, features = space.mask(here), space.features(here)
+            log_policy = _masked_log_softmax(self.network(features), mask)
             with torch.no_grad():
                 chosen = _draw(log_policy, mask, len(rows), generator, temperature, epsilon)
             taken = log_policy[0, chosen] if step == 0 else log_policy.gather(1, chosen[:, None]).squeeze(1)
             step_log_prob = step_log_prob.index_put((rows, torch.tensor(step)), taken)
+            if reference is not None:
+                with torch.no_grad():
+                    log_other = _masked_log_softmax(reference(features), mask)
+                log_reference[rows] += log_other[0, chosen] if step == 0 else log_other.gather(1, chosen[:, None])[:, 0]
             actions[rows, step] = chosen
             following = space.step(states[step, rows], chosen)
             states[step + 1 :, rows] = following
             rows = rows[~space.is_finished(following)]
             if not len(rows):
                 break
-        return Rollout(actions, states, step_log_prob)
+        return Rollout(actions, states, step_log_prob, None if reference is None else log_reference)
 
     def log_prob(self, actions: Tensor) -> Tensor:
         """Return the log-probability of action sequences, long (n, T) -> float (n,), with gradient where enabled."""

@@ -1,8 +1,8 @@
 """The prior: a policy fitted by maximum likelihood to known materials, the base measure of the target.
 
-    prior = Prior.fit(space, ["SrTiO3", "CaTiO3", ...])
-    prior.report                               # what was used, what lay outside and why, held-out likelihood
-    prior.policy(space).log_prob(actions)      # exact log-likelihood of any material
+prior = Prior.fit(space, ["SrTiO3", "CaTiO3", ...])
+prior.report                               # what was used, what lay outside and why, held-out likelihood
+prior.policy(space).log_prob(actions)      # exact log-likelihood of any material
 """
 
 from __future__ import annotations
@@ -68,6 +68,7 @@ class Prior:
         batch_size: int = 256,
         learning_rate: float = 2e-3,
         dropout: float = 0.1,
+        temperature: float = 1.5,
         progress: bool = True,
     ) -> Prior:
         """Fit by maximum likelihood, stopping early on a twentieth held out.
@@ -83,6 +84,8 @@ class Prior:
             batch_size: Materials a step.
             learning_rate: Of AdamW; falls to a tenth along a cosine.
             dropout: Share of hidden units left out while fitting.
+            temperature: The fitted logits are divided by it. At 1 a third of the samples are known formulas recited;
+                at 1.5 a sixth, for a tenth of a nat of held-out likelihood.
             progress: Whether to show a progress bar.
 
         Raises:
@@ -129,7 +132,11 @@ class Prior:
                     break
             bar.close()
         average.load_state_dict(best)
-        return cls(average, PriorReport(len(inside), outside, best_nats, uniform_nats, best_epoch))
+        with torch.no_grad():
+            average.output.weight /= temperature
+            average.output.bias /= temperature
+        held_out_nats = -float(Policy(space, average).log_prob_in_chunks(held_out).mean())
+        return cls(average, PriorReport(len(inside), outside, held_out_nats, uniform_nats, best_epoch))
 
     @classmethod
     @cache

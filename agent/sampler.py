@@ -113,7 +113,7 @@ class StaticBatchSampler(Sampler):  # type: ignore[misc]
         conditions: Tensor | None = None,
         save_estimator_outputs: bool = False,
         save_logprobs: bool = True,
-        **exploration: float,
+        **exploration: Any,
     ) -> Trajectories:
         """Roll out n trajectories from the empty object; `exploration` is passed to `Policy.sample`.
 
@@ -122,7 +122,11 @@ class StaticBatchSampler(Sampler):  # type: ignore[misc]
         """
         if n is None or states is not None or conditions is not None or save_estimator_outputs:
             raise ValueError("StaticBatchSampler rolls out n trajectories from the empty object and nothing else")
-        return to_trajectories(env, self.policy.sample(n, self.generator, **exploration), save_logprobs)
+        return to_trajectories(env, self.rollout(n, **exploration), save_logprobs)
+
+    def rollout(self, n: int, **exploration: Any) -> Rollout:
+        """Roll out n trajectories with the sampler's policy and random numbers."""
+        return self.policy.sample(n, self.generator, **exploration)
 
 
 def to_trajectories(env: DesignGFlowNetEnv, rollout: Rollout, save_logprobs: bool = True) -> Trajectories:

@@ -1,0 +1,120 @@
+"""Checkpoints of an agent: one safetensors file with all tensors, and everything else as JSON in its metadata.
+
+Training continued from a checkpoint gives bit for bit what uninterrupted training gives on the same machine.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from smact.screening import ICSD24FilterConfig
+from torch import Tensor
+
+from agent.network_file import read_tensors, write_tensors
+from agent.objective import Objective
+from agent.policy import PolicyNetwork
+from agent.prior import Prior, PriorReport
+from agent.reward import FunctionReward, Reward, RewardFunction
+from agent.trainer import StepReport, TrainingOptions
+from envs import CompositionSpace, DesignSpace
+
+if TYPE_CHECKING:
+    from agent.design_agent import DesignAgent
+
+_SPACES = {"CompositionSpace": CompositionSpace}
+
+
+def save_agent(agent: DesignAgent, path: str | Path) -> None:
+    """Write a checkpoint; the file appears whole or not at all."""
+    tensors, training = agent.trainer.state_dict()
+    tensors["agent.generator"] = agent._generator.get_state()
+    description: dict[str, Any] = {
+        "kind": "agent",
+        "space": {"class": type(agent.space).__name__, **agent.space.identity},
+        "reward": _describe_reward(agent.reward),
+        "prior_weight": agent.prior_weight,
+        "beta": agent.beta,
+        "seed": agent.seed,
+        "options": asdict(agent.options),
+        "training": training,
+        "history": [list(row.values()) for row in agent.history],
+        "prior": None,
+    }
+    if agent.prior is not None:
+        network = agent.prior.network
+        tensors |= {f"prior.{name}": value for name, value in network.state_dict().items()}
+        description["prior"] = {
+            "feature_names": network.feature_names,
+            "action_names": network.action_names,
+            "width": network.width,
+            "depth": network.depth,
+            "report": asdict(agent.prior.report),
+        }
+    write_tensors(path, tensors, description)
+
+
+def load_agent(
+    path: str | Path, space: DesignSpace | None, reward: Reward | FunctionReward | RewardFunction | None
+) -> DesignAgent:
+    """Read a checkpoint; see `DesignAgent.load`."""
+    from agent.design_agent import DesignAgent
+
+    tensors, description = read_tensors(path, "agent")
+    stored = dict(description["space"])
+    kind = stored.pop("class")
+    if space is None:
+        if kind not in _SPACES:
+            raise ValueError(f"{path}: belongs to a {kind}; pass that space as space=")
+        if stored["icsd24_filter"] is not None:
+            stored["icsd24_filter"] = ICSD24FilterConfig(**stored["icsd24_filter"])
+        space = _SPACES[kind](**stored)
+    elif type(space).__name__ != kind or space.identity != stored:
+        differing = [name for name, value in space.identity.items() if stored.get(name) != value]
+        raise ValueError(f"{path}: a checkpoint of another design space (differs in {', '.join(differing) or kind})")
+    if reward is None:
+        reward = _restore_reward(description["reward"], path)
+    try:
+        prior = _restore_prior(tensors, description["prior"])
+        agent = DesignAgent(
+            space,
+            reward,
+            prior,
+            description["prior_weight"],
+            description["beta"],
+            description["seed"],
+            TrainingOptions(**description["options"]),
+        )
+        agent._generator.set_state(tensors.pop("agent.generator"))
+        agent.trainer.load_state_dict(tensors, description["training"])
+    except (KeyError, RuntimeError, TypeError) as error:
+        raise ValueError(f"{path}: does not fit this version of MatSmith ({str(error).splitlines()[0]})") from None
+    names = list(StepReport.__annotations__)
+    agent.history = [dict(zip(names, row, strict=True)) for row in description["history"]]
+    return agent
+
+
+def _describe_reward(reward: Reward | FunctionReward) -> dict[str, Any] | None:
+    """Objectives over embedded properties as JSON; None for what only the user can bring back."""
+    if isinstance(reward, FunctionReward) or any(objective.model is not None for objective in reward.objectives):
+        return None
+    objectives = [
+        {name: value for name, value in vars(objective).items() if name != "model"} for objective in reward.objectives
+    ]
+    return {"objectives": objectives, "scalarization": reward.scalarization}
+
+
+def _restore_reward(stored: dict[str, Any] | None, path: str | Path) -> Reward:
+    if stored is None:
+        raise ValueError(f"{path}: trained with a reward or property model of your own; pass it as reward=")
+    return Reward([Objective(**objective) for objective in stored["objectives"]], stored["scalarization"])
+
+
+def _restore_prior(tensors: dict[str, Tensor], stored: dict[str, Any] | None) -> Prior | None:
+    if stored is None:
+        return None
+    network = PolicyNetwork(stored["feature_names"], stored["action_names"], stored["width"], stored["depth"])
+    weights = {name.removeprefix("prior."): tensors.pop(name) for name in list(tensors) if name.startswith("prior.")}
+    network.load_state_dict(weights)
+    return Prior(network, PriorReport(**stored["report"]))

@@ -1,0 +1,266 @@
+"""`DesignAgent`: a policy that samples materials in proportion to a reward.
+
+space = CompositionSpace(forbidden=["Pb", "Cd"], max_elements=4)
+reward = Reward([Objective("band_gap", "window", 1.1, 1.6)])
+agent = DesignAgent(space, reward, prior=Prior.default(), beta=8)
+agent.train(1000)
+agent.sample(100)
+agent.coverage()
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from agent.coverage import Coverage, Scored, measure_coverage
+from agent.policy import Policy, PolicyNetwork, Rollout
+from agent.prior import Prior
+from agent.replay import effective_share
+from agent.reward import FunctionReward, Reward, RewardFunction, RewardValues, as_reward
+from agent.trainer import StepReport, Trainer, TrainingOptions
+from envs import DesignSpace
+
+_SCORING_CHUNK = 4096
+_CHECKED_SAMPLES = 64
+
+
+class DesignAgent:
+    """A GFlowNet over a design space, with target p(x) ~ prior(x)^prior_weight R(x)^beta.
+
+    Args:
+        space: What may be built.
+        reward: A `Reward`, or any callable `(materials) -> array (N,)` of finite values >= 0.
+        prior: The base measure; None: p(x) ~ R(x)^beta over the whole space.
+        prior_weight: Exponent of the prior, 0 to 1; 0 keeps it as a start only.
+        beta: Inverse temperature of the reward, positive.
+        seed: Source of all randomness.
+        options: Settings of the training.
+
+    Raises:
+        ValueError: A number out of range, or a reward that fails on a first batch (wrong shape, NaN, negative).
+    """
+
+    def __init__(
+        self,
+        space: DesignSpace,
+        reward: Reward | FunctionReward | RewardFunction,
+        prior: Prior | None = None,
+        prior_weight: float = 1.0,
+        beta: float = 1.0,
+        seed: int = 0,
+        options: TrainingOptions | None = None,
+    ) -> None:
+        if not 0 <= prior_weight <= 1:
+            raise ValueError(f"prior_weight: {prior_weight:g} is not in 0..1")
+        if not 0 < beta < 1000:
+            raise ValueError(f"beta: {beta:g} is not a positive number below 1000")
+        self.space = space
+        self.reward = as_reward(reward)
+        self.prior = prior
+        self.prior_weight = prior_weight if prior is not None else 0.0
+        self.beta = beta
+        self.seed = seed
+        self.options = options or TrainingOptions()
+        check_reward(self.reward, space, seed)
+        base = prior.policy(space) if prior is not None else Policy(space, PolicyNetwork.for_space(space))
+        self.trainer = Trainer(space, self.reward, base, self.prior_weight, beta, self.options, seed)
+        self._generator = torch.Generator().manual_seed(seed + 1)
+        self.history: list[dict[str, float]] = []
+
+    @property
+    def policy(self) -> Policy:
+        """The policy in use: the moving average of the trained weights."""
+        return Policy(self.space, self.trainer.average)
+
+    @property
+    def base(self) -> Policy:
+        """The base measure: the prior, or the uniform masked policy."""
+        return self.trainer.base
+
+    def train(
+        self, steps: int = 2000, *, progress: bool = True, callback: Callable[[StepReport], None] | None = None
+    ) -> pd.DataFrame:
+        """Train; return the history, one row a step.
+
+        After an interruption the next call first finishes the schedule that was left open.
+
+        Args:
+            steps: Gradient steps of the schedule.
+            progress: Whether to show a progress bar.
+            callback: Called after every step.
+
+        Raises:
+            ValueError: steps is not positive.
+        """
+        from tqdm import tqdm
+
+        if steps < 1:
+            raise ValueError(f"steps: {steps} is not a positive number")
+        remaining = self.trainer.remaining or steps
+        with tqdm(total=remaining, desc="training", unit="step", disable=not progress) as bar:
+
+            def report(step: StepReport) -> None:
+                self.history.append(asdict(step))
+                bar.update()
+                if step.step % 10 == 0:
+                    bar.set_postfix_str(
+                        f"loss {step.loss:.2f}, reward {step.mean_reward:.3f}, covered {step.covered:.2f}, "
+                        f"{step.n_distinct:,} materials"
+                    )
+                if callback is not None:
+                    callback(step)
+
+            self.trainer.train(steps, report)
+        return pd.DataFrame(self.history)
+
+    def sample(self, n: int = 1000, *, corrected: bool = False, seed: int | None = None) -> pd.DataFrame:
+        """Sample materials.
+
+        Args:
+            n: Number of samples; repetitions are kept, for they are part of the distribution.
+            corrected: Draw several times as many and resample them by importance weight, so that they follow the
+                target itself, not the policy's approximation of it.
+            seed: Of this call; None: continue the agent's own sequence.
+
+        Returns:
+            Columns material, log_prob, log_prior, log_reward, and one or two (value, spread) a property. `.attrs` has
+            `effective_sample_size` and `n_drawn`.
+        """
+        if n < 1:
+            raise ValueError(f"n: {n} is not a positive number of samples")
+        generator = self._generator if seed is None else torch.Generator().manual_seed(seed)
+        n_drawn = max(4 * n, 4096) if corrected else n
+        rollout = self.policy.sample_many(n_drawn, generator)
+        values = self.evaluate(rollout)
+        log_base = self.base.log_prob_in_chunks(rollout.actions)
+        log_target = self.prior_weight * log_base + self.beta * values.log_reward
+        log_weights = log_target - rollout.log_prob
+        rows = torch.arange(n)
+        if corrected:
+            weights = log_weights.double().softmax(0)
+            rows = torch.multinomial(weights, n, replacement=True, generator=generator)
+        materials = self.space.decode(rollout.state[rows])
+        frame = pd.DataFrame(
+            {
+                "material": materials,
+                "log_prob": rollout.log_prob[rows].numpy(),
+                "log_prior": log_base[rows].numpy(),
+                "log_reward": values.log_reward[rows].numpy(),
+                **{name: column[rows].numpy() for name, column in property_columns(values).items()},
+            }
+        )
+        frame.attrs["effective_sample_size"] = effective_share(log_weights) * n_drawn
+        frame.attrs["n_drawn"] = n_drawn
+        return frame
+
+    def coverage(self, n: int = 8192, seed: int = 0) -> Coverage:
+        """Measure how much of the target the policy covers, by n samples of it and n of the base measure."""
+        generator = torch.Generator().manual_seed(seed)
+        from_policy = self.policy.sample_many(n, generator)
+        from_base = self.base.sample_many(n, generator)
+        distinct = len(from_policy.actions.unique(dim=0)) / n
+        return measure_coverage(self._score(from_policy), self._score(from_base), distinct)
+
+    def _score(self, rollout: Rollout) -> Scored:
+        log_base = self.base.log_prob_in_chunks(rollout.actions)
+        log_reward = self.evaluate(rollout).log_reward
+        return Scored(
+            self.policy.log_prob_in_chunks(rollout.actions),
+            log_base,
+            self.prior_weight * log_base + self.beta * log_reward,
+        )
+
+    def evaluate(self, rollout: Rollout) -> RewardValues:
+        """Return reward, utilities and properties of finished trajectories."""
+        return self.reward(self.space.materials(rollout.state))
+
+    def log_prob(self, materials: Iterable[str]) -> Tensor:
+        """Return the exact log-probability of materials under the policy, float (N,).
+
+        Raises:
+            ValueError: A material lies outside the space; the message names it and the rule.
+        """
+        return self.policy.log_prob_in_chunks(self.space.encode(materials))
+
+    def save(self, path: str | Path) -> None:
+        """Write a checkpoint from which training goes on bit for bit; see `agent.checkpoint`."""
+        from agent.checkpoint import save_agent
+
+        save_agent(self, path)
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        *,
+        space: DesignSpace | None = None,
+        reward: Reward | FunctionReward | RewardFunction | None = None,
+    ) -> DesignAgent:
+        """Read a checkpoint.
+
+        Args:
+            path: What `save` wrote.
+            space: If given, the checkpoint must belong to an equal one.
+            reward: Needed when the reward was not made of embedded properties alone.
+
+        Raises:
+            ValueError: Not a checkpoint, cut short, of another space, or a reward is needed.
+        """
+        from agent.checkpoint import load_agent
+
+        return load_agent(path, space, reward)
+
+
+def check_reward(reward: Reward | FunctionReward, space: DesignSpace, seed: int = 0) -> None:
+    """Evaluate a reward on one batch of uniform samples.
+
+    Raises:
+        ValueError: The reward fails or returns something else than finite values >= 0; the message names it.
+    """
+    state = space.sample_uniform_policy(_CHECKED_SAMPLES, torch.Generator().manual_seed(seed))
+    materials = space.materials(state)
+    values = reward(materials)
+    bad = ~torch.isfinite(values.log_reward)
+    if bad.any():
+        name = reward.name if isinstance(reward, FunctionReward) else "objectives"
+        raise ValueError(f"reward {name!r}: not finite for {materials[int(bad.nonzero()[0, 0])]}")
+
+
+def property_columns(values: RewardValues) -> dict[str, Tensor]:
+    """Return columns by name: value and spread of each property, and utility of each objective, float (N,)."""
+    from surrogates.properties import PROPERTIES
+
+    columns: dict[str, Tensor] = {}
+    for name, predicted in values.properties.items():
+        column = PROPERTIES[name].column if name in PROPERTIES else name
+        columns[column] = predicted.mean
+        columns[f"{column}_std"] = predicted.std
+    for name, utility in values.utilities.items():
+        columns[f"utility_{name}"] = utility
+    return columns
+
+
+def distinct_rows(materials: Sequence[str]) -> list[int]:
+    """Return the position of the first occurrence of each material."""
+    first: dict[str, int] = {}
+    for row, material in enumerate(materials):
+        first.setdefault(material, row)
+    return list(first.values())
+
+
+def describe(agent: DesignAgent) -> dict[str, Any]:
+    """Return what defines an agent, as JSON-compatible values."""
+    return {
+        "space": {"class": type(agent.space).__name__, **agent.space.identity},
+        "prior_weight": agent.prior_weight,
+        "beta": agent.beta,
+        "seed": agent.seed,
+        "options": asdict(agent.options),
+    }
