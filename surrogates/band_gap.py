@@ -56,9 +56,7 @@ class BandGapModel:
         """Return the model fitted to the embedded tables; the weights are shared between calls."""
         return _default_model()
 
-    def fit(
-        self, materials: Iterable[str], labels: Tensor, *, computed: LabelledMaterials | None = None
-    ) -> Self:
+    def fit(self, materials: Iterable[str], labels: Tensor, *, computed: LabelledMaterials | None = None) -> Self:
         """Fit to measured band gaps.
 
         Args:
@@ -77,7 +75,9 @@ class BandGapModel:
             row = int(bad[0])
             raise ValueError(f"band gap of {batch[row]}: expected a finite value >= 0 eV, not {float(gaps[row]):g}")
         if int((gaps > 0).sum()) < 20:
-            raise ValueError(f"band gaps: at least 20 materials with a gap above 0 eV are needed, not {int((gaps > 0).sum())}")
+            raise ValueError(
+                f"band gaps: at least 20 materials with a gap above 0 eV are needed, not {int((gaps > 0).sum())}"
+            )
         self._fitted = train_network(
             LabelledMaterials(batch, gaps), computed or computed_classes(), self.options, self.seed
         )
@@ -142,7 +142,9 @@ class BandGapModel:
         except (OSError, SafetensorError) as error:
             raise ValueError(f"{path}: not a readable safetensors file ({error})") from error
         if metadata.get("format") != FORMAT:
-            raise ValueError(f"{path}: not a band-gap model (expected format {FORMAT!r}, not {metadata.get('format')!r})")
+            raise ValueError(
+                f"{path}: not a band-gap model (expected format {FORMAT!r}, not {metadata.get('format')!r})"
+            )
         settings = json.loads(metadata["settings"])
         model = cls()
         model.measured_weight = settings["measured_weight"]

@@ -1,7 +1,7 @@
 """Accurate but slow models of experimental band gaps, from which the fast network learns.
 
-The mean of a forest of extremely randomised trees (Geurts et al., Mach. Learn. 63, 3 (2006)) and a Gaussian process with
-a Matern-3/2 kernel errs less than either.
+The mean of a forest of extremely randomised trees (Geurts et al., Mach. Learn. 63, 3 (2006)) and a Gaussian process
+with a Matern-3/2 kernel errs less than either.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class BandGapTeacher:
 
     def predict(self, features: Tensor, chunk: int = 4096) -> tuple[Tensor, Tensor]:
         """Return mean and spread of the gap in eV, float32, each (N,)."""
-        parts = [self._predict(part) for part in features.split(chunk)]
+        parts = [self._predict(part) for part in torch.split(features, chunk)]
         return torch.cat([mean for mean, _ in parts]), torch.cat([spread for _, spread in parts])
 
     def _predict(self, features: Tensor) -> tuple[Tensor, Tensor]:
@@ -55,4 +55,5 @@ class BandGapTeacher:
 
 def _matern32(first: Tensor, second: Tensor) -> Tensor:
     distance = torch.cdist(first, second) / (MATERN_LENGTH * first.shape[1] ** 0.5) * 3**0.5
-    return (1 + distance) * torch.exp(-distance)
+    kernel: Tensor = (1 + distance) * torch.exp(-distance)
+    return kernel

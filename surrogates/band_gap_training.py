@@ -1,4 +1,4 @@
-"""Training of the band-gap network: gaps distilled from the teacher, classes learned from measured and computed labels."""
+"""Training of the band-gap network: slow, accurate models are distilled into one fast ensemble of small networks."""
 
 from __future__ import annotations
 
@@ -98,7 +98,9 @@ def _teach(
         unseen_spread[test] = spread
         ratio[test] = (mean - gaps[test]).abs() / spread.clamp_min(1e-3)
     scale = float(ratio.quantile(0.683))
-    mean, spread = BandGapTeacher(seed, options.teacher_trees).fit(teacher_inputs[gap_rows], gaps).predict(teacher_inputs)
+    mean, spread = (
+        BandGapTeacher(seed, options.teacher_trees).fit(teacher_inputs[gap_rows], gaps).predict(teacher_inputs)
+    )
     spread[gap_rows] = unseen_spread
     return mean.clamp_min(0.0), (scale * spread).clamp_min(0.02)
 

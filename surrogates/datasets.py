@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import gzip
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
-from typing import IO
+from pathlib import Path
+from typing import IO, Any
 
+import numpy as np
 import pandas as pd
+
+from envs.formula import CompositionBatch, parse_formula, write_formula
 
 
 def open_data_file(name: str) -> IO[bytes]:
@@ -58,3 +64,138 @@ def read_element_properties() -> pd.DataFrame:
     """
     with open_data_file("element_properties.csv") as file:
         return pd.read_csv(file, keep_default_na=False, index_col="symbol")
+
+
+FORMULA_COLUMNS: tuple[str, ...] = (
+    "formula",
+    "composition",
+    "pretty_formula",
+    "formula_pretty",
+    "reduced_formula",
+    "chemical_formula",
+    "material",
+)
+"""Names under which a formula column is found, whatever their case; the first present is taken."""
+
+STRUCTURE_COLUMN = "cif"
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """A user's table: one material per row with its values."""
+
+    materials: CompositionBatch
+    """N compositions, as written in the table (not reduced)."""
+
+    values: pd.DataFrame
+    """N rows of float values, one column each."""
+
+
+def load_dataset(
+    path: str | Path, formula_column: str | None = None, value_columns: Sequence[str] | None = None
+) -> Dataset:
+    """Read a CSV (also .csv.gz) or Parquet table of materials.
+
+    Args:
+        path: The file.
+        formula_column: Column with the formulas. When None, the first of `FORMULA_COLUMNS` that the table has, else the
+            formulas of the structures in its `cif` column.
+        value_columns: Columns to read as numbers; all numeric columns when None.
+
+    Raises:
+        ValueError: The file is missing, empty or not a table; a column is missing; a formula is unreadable; a value is
+            not a finite number. The message is one line with the file, column, data row (the first below the header is 1)
+            and value.
+    """
+    file = Path(path)
+    table = _read_table(file)
+    if table.empty:
+        raise ValueError(f"{file}: the table has no rows")
+    materials = _read_materials(file, table, formula_column)
+    if value_columns is None:
+        numeric = [str(name) for name in table.columns if pd.api.types.is_numeric_dtype(table[name])]
+        value_columns = [name for name in numeric if not name.startswith("Unnamed:")]
+    values = {name: _read_values(file, table, name) for name in value_columns}
+    return Dataset(materials, pd.DataFrame(values, index=table.index))
+
+
+def _read_table(file: Path) -> pd.DataFrame:
+    if not file.is_file():
+        raise ValueError(f"{file}: there is no such file")
+    kind = file.name.lower().removesuffix(".gz").rpartition(".")[2]
+    try:
+        if kind == "csv":
+            return pd.read_csv(file, keep_default_na=False, na_values=["", "nan", "NaN", "NULL", "null", "N/A", "None"])
+        if kind in ("parquet", "pq"):
+            return pd.read_parquet(file)
+    except pd.errors.EmptyDataError as error:
+        raise ValueError(f"{file}: the file is empty") from error
+    except Exception as error:  # the readers raise many types for a damaged file
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"{file}: not a readable {kind} table ({reason})") from error
+    raise ValueError(f"{file}: expected a table named *.csv, *.csv.gz or *.parquet")
+
+
+def _read_materials(file: Path, table: pd.DataFrame, formula_column: str | None) -> CompositionBatch:
+    name = formula_column
+    if name is None:
+        by_lower_case = {str(column).lower(): str(column) for column in reversed(table.columns)}
+        names = (*FORMULA_COLUMNS, STRUCTURE_COLUMN)
+        name = next((by_lower_case[name] for name in names if name in by_lower_case), None)
+    if name is None:
+        expected = ", ".join((*FORMULA_COLUMNS, STRUCTURE_COLUMN))
+        raise ValueError(f"{file}: no formula column (expected one of {expected}; there are {_listed(table)})")
+    _check_column(file, table, name)
+    read = _formula_of_structure if name.lower() == STRUCTURE_COLUMN else _checked_formula
+    formulas = []
+    for row, text in enumerate(table[name], start=1):
+        try:
+            formulas.append(read(text))
+        except ValueError as error:
+            reason = str(error).splitlines()[0]
+            raise ValueError(f"{file}: column {name!r}, row {row}: {reason}") from error
+    return CompositionBatch.from_formulas(formulas)
+
+
+def _checked_formula(text: Any) -> str:
+    if not isinstance(text, str):
+        raise ValueError("expected a formula, found no value" if pd.isna(text) else f"expected a formula, not {text!r}")
+    parse_formula(text)
+    return text
+
+
+def _formula_of_structure(text: Any) -> str:
+    import warnings
+
+    from pymatgen.core import Structure
+
+    if not isinstance(text, str):
+        raise ValueError("expected a structure in CIF format, found no value")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # pymatgen comments on rounded coordinates and the like
+            composition = Structure.from_str(text, fmt="cif").composition
+    except Exception as error:  # pymatgen raises several types for an unreadable CIF
+        raise ValueError(f"not a readable CIF: {text.strip()[:40]!r}") from error
+    return write_formula(composition.element_composition.get_el_amt_dict())
+
+
+def _read_values(file: Path, table: pd.DataFrame, name: str) -> pd.Series[float]:
+    _check_column(file, table, name)
+    column = table[name]
+    numbers: pd.Series[float] = pd.to_numeric(column, errors="coerce").astype("float64")
+    bad = ~np.isfinite(numbers.to_numpy())
+    if bad.any():
+        row = int(bad.argmax())
+        found = "no value" if pd.isna(column.iloc[row]) else repr(column.iloc[row])
+        raise ValueError(f"{file}: column {name!r}, row {row + 1}: expected a finite number, found {found}")
+    return numbers
+
+
+def _check_column(file: Path, table: pd.DataFrame, name: str) -> None:
+    if name not in table.columns:
+        raise ValueError(f"{file}: no column {name!r} (there are {_listed(table)})")
+
+
+def _listed(table: pd.DataFrame) -> str:
+    return ", ".join(map(str, table.columns))

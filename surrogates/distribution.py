@@ -91,7 +91,8 @@ class GaussianDistribution:
     def quantile(self, level: float) -> Tensor:
         """Return the quantile at `level`, (N,)."""
         check_level(level)
-        return self.mean + self.std * torch.special.ndtri(self.mean.new_tensor(level))
+        quantile: Tensor = self.mean + self.std * torch.special.ndtri(self.mean.new_tensor(level))
+        return quantile
 
 
 @dataclass(frozen=True, eq=False)

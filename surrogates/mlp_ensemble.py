@@ -33,7 +33,7 @@ class MLPEnsemble(nn.Module):
             self.biases.append(nn.Parameter(torch.zeros(members, 1, fan_out)))
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Return the outputs (S, N, sizes[-1]) for inputs (N, sizes[0]), or (S, N, sizes[0]) with a batch per member."""
+        """Return outputs (S, N, sizes[-1]) for inputs (N, sizes[0]), or (S, N, sizes[0]) with a batch per member."""
         hidden = inputs.expand(self.members, *inputs.shape) if inputs.ndim == 2 else inputs
         for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
             if layer:

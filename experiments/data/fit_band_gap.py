@@ -1,6 +1,6 @@
 """Fit `BandGapModel` to the embedded tables and write its weights into `surrogates/data/`.
 
-    python experiments/data/fit_band_gap.py
+python experiments/data/fit_band_gap.py
 """
 
 from __future__ import annotations

