@@ -1,11 +1,35 @@
-"""Who decides: objectives, reward, policy, training, report, command line."""
+"""Who decides: objectives, reward, policy, training, report, command line.
 
-from agent.coverage import Coverage
-from agent.design_agent import DesignAgent
-from agent.objective import Objective
-from agent.policy import Policy, PolicyNetwork
-from agent.prior import Prior
-from agent.reward import Reward
-from agent.trainer import TrainingOptions
+Names are imported when they are first used, so that `matsmith --help` need not wait for torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from agent.coverage import Coverage
+    from agent.design_agent import DesignAgent
+    from agent.objective import Objective
+    from agent.policy import Policy, PolicyNetwork
+    from agent.prior import Prior
+    from agent.reward import Reward
+    from agent.training_options import TrainingOptions
+
+_HOME = {
+    "Coverage": "coverage",
+    "DesignAgent": "design_agent",
+    "Objective": "objective",
+    "Policy": "policy",
+    "PolicyNetwork": "policy",
+    "Prior": "prior",
+    "Reward": "reward",
+    "TrainingOptions": "training_options",
+}
 
 __all__ = ["Coverage", "DesignAgent", "Objective", "Policy", "PolicyNetwork", "Prior", "Reward", "TrainingOptions"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'agent' has no attribute {name!r}")
+    return getattr(import_module(f"agent.{_HOME[name]}"), name)

@@ -17,7 +17,8 @@ from agent.objective import Objective
 from agent.policy import PolicyNetwork
 from agent.prior import Prior, PriorReport
 from agent.reward import FunctionReward, Reward, RewardFunction
-from agent.trainer import StepReport, TrainingOptions
+from agent.trainer import StepReport
+from agent.training_options import TrainingOptions
 from envs import CompositionSpace, DesignSpace
 
 if TYPE_CHECKING:

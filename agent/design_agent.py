@@ -24,7 +24,8 @@ from agent.policy import Policy, PolicyNetwork, Rollout
 from agent.prior import Prior
 from agent.replay import effective_share
 from agent.reward import FunctionReward, Reward, RewardFunction, RewardValues, as_reward
-from agent.trainer import StepReport, Trainer, TrainingOptions
+from agent.trainer import StepReport, Trainer
+from agent.training_options import TrainingOptions
 from envs import DesignSpace
 
 _SCORING_CHUNK = 4096

@@ -6,10 +6,9 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-import torch
-from torch import Tensor
-
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from surrogates.base import Surrogate
     from surrogates.properties import PropertyDistribution
 
@@ -88,20 +87,3 @@ class Objective:
         low = "-inf" if self.low is None else f"{self.low:g}"
         high = "inf" if self.high is None else f"{self.high:g}"
         return f"{self.property} in {low}..{high}"
-
-
-def scalarize(utilities: Tensor, weights: Tensor, method: str) -> Tensor:
-    """Turn utilities (N, m) into one score (N,) in [0, 1] under weights (m,).
-
-    - tchebycheff: 1 - max_i w_i (1 - u_i) with the weights scaled to a maximum of 1, plus 0.05 of the weighted
-      mean, divided by 1.05; reaches every point of a front, concave parts included (Steuer and Choo 1983).
-    - sum: weighted mean.
-    - product: weighted geometric mean.
-    """
-    mean = utilities @ (weights / weights.sum())
-    if method == "sum":
-        return mean
-    if method == "product":
-        return torch.exp(utilities.clamp_min(1e-6).log() @ (weights / weights.sum()))
-    worst = ((1 - utilities) * (weights / weights.max())).amax(dim=1)
-    return (1 - worst + 0.05 * mean) / 1.05

@@ -19,7 +19,7 @@ import pandas as pd
 from markupsafe import Markup, escape
 
 from agent import report_figures as figures
-from agent.report_figures import Quantity
+from agent.report_figures import MINUS, NO_VALUE, Quantity
 
 TABLE_ROWS = 200
 """Candidates in the table of the report; candidates.csv has all."""
@@ -217,7 +217,7 @@ def _wish(objective: Mapping[str, Any]) -> str:
             words = f"at least {low:g}"
         else:
             words = f"between {low:g} and {high:g}"
-        return f"{words} {unit}".replace("-", "−").rstrip()
+        return f"{words} {unit}".replace("-", MINUS).rstrip()
     if monotone is not None:
         goal, low_text, high_text = monotone.groups()
         best, worst = (low_text, high_text) if goal == "minimize" else (high_text, low_text)
@@ -229,38 +229,20 @@ def _wish(objective: Mapping[str, Any]) -> str:
 def _novel(frame: pd.DataFrame) -> figures.BoolArray | None:
     if "novel" not in frame.columns:
         return None
-    return np.array([text.strip().lower() in ("true", "1", "1.0", "yes") for text in _texts(frame, "novel")], dtype=bool)
-
-
-def _warnings(run: _Run) -> list[str]:
-    stated = run.support.get("warnings")
-    warnings = [str(warning) for warning in stated] if isinstance(stated, list) else []
-    covered, effective = _finite(run.coverage.get("covered")), _finite(run.coverage.get("effective_share"))
-    if covered is not None and covered < LEAST_COVERED:
-        warnings.append(
-            f"The samples cover only {_percent(covered)} of the target: whole families of good candidates may be "
-            "missing. Train longer, or raise beta more slowly."
-        )
-    if effective is not None and effective < LEAST_EFFECTIVE_SHARE:
-        warnings.append(
-            f"The effective sample size is only {_percent(effective)} of the samples: frequencies among the candidates, "
-            "and the share covered itself, are unreliable."
-        )
-    return warnings
+    return np.array(
+        [text.strip().lower() in ("true", "1", "1.0", "yes") for text in _texts(frame, "novel")], dtype=bool
+    )
 
 
 def _table_rows(run: _Run, quantities: list[Quantity]) -> list[dict[str, Any]]:
     frame = run.candidates.head(TABLE_ROWS)
-    ranks, rewards = _numbers(frame, "rank"), _numbers(frame, "reward")
-    nearest, training = _numbers(frame, "nearest_distance"), _numbers(frame, "training_distance")
-    novel = _novel(frame)
+    numbers = {name: _numbers(frame, name) for name in ("rank", "reward", "nearest_distance", "training_distance")}
     texts = {name: _texts(frame, name) for name in ("formula", "oxidation_states", "nearest_known", "rung")}
+    novel = _novel(frame)
     return [
-        {name: column[i] for name, column in texts.items()}
-        | {"rank": int(ranks[i]) if math.isfinite(ranks[i]) else i + 1, "reward": rewards[i]}
-        | {"nearest_distance": nearest[i], "training_distance": training[i]}
+        {name: column[i] for name, column in (texts | numbers).items()}
         | {"novel": None if novel is None else bool(novel[i])}
-        | {"values": [(q.values[i], q.spread[i], math.nan if q.utility is None else q.utility[i]) for q in quantities]}
+        | {"predictions": [quantity.at(i) for quantity in quantities]}
         for i in range(len(frame))
     ]
 
@@ -274,10 +256,13 @@ def _draw(run: _Run, quantities: list[Quantity], groups: list[figures.Group]) ->
         x, y = [*measured, Quantity("reward", "", _numbers(frame, "reward"), _numbers(frame, None))][:2]
         hover = figures.hover_texts(_texts(frame, "formula"), measured, _texts(frame, "nearest_known"))
         drawn["scatter"] = figures.scatter(x, y, groups, hover)
-    for i, quantity in enumerate(measured):
-        drawn[f"histogram-{i}"] = figures.histogram(quantity, groups)
+    for i, quantity in enumerate(quantities):
+        if np.isfinite(quantity.values).any():
+            drawn[f"histogram-{i}"] = figures.histogram(quantity, groups)
     for key in ("mean_reward", "effective_share", "covered", "beta"):
-        curve = figures.training_curve(run.metrics, key, share=key in ("effective_share", "covered"), steps=key == "beta")
+        curve = figures.training_curve(
+            run.metrics, key, share=key in ("effective_share", "covered"), steps=key == "beta"
+        )
         if curve is not None:
             drawn[key] = curve
     return drawn
@@ -287,30 +272,38 @@ def _finite(value: object) -> float | None:
     return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
 
-def _number(value: object, digits: int = 3) -> str:
+def _number(value: object) -> str:
     number = _finite(value)
-    return "–" if number is None else f"{number:,.{digits}g}".replace("-", "−")
+    return NO_VALUE if number is None else figures.with_spread(number)
 
 
 def _percent(value: object) -> str:
     share = _finite(value)
     if share is None:
-        return "–"
+        return NO_VALUE
     return f"{share:.0%}" if share == 0 or share >= 0.0995 else f"{100 * share:.2g}%"
 
 
 def _duration(seconds: object) -> str:
     number = _finite(seconds)
     if number is None:
-        return "–"
+        return NO_VALUE
     minutes, rest = divmod(round(number), 60)
-    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min {rest} s" if minutes else f"{rest} s"
+    return (
+        f"{minutes // 60} h {minutes % 60} min"
+        if minutes >= 60
+        else f"{minutes} min {rest} s"
+        if minutes
+        else f"{rest} s"
+    )
 
 
 def _formulas_in_text(text: str) -> Markup:
     """Give the words of a text that are formulas with numbers their subscripts; escape everything."""
     words = (
-        figures.formula_html(word) if _FORMULA.fullmatch(word.strip("(),;:")) and re.search(r"\d", word) else escape(word)
+        figures.formula_html(word)
+        if _FORMULA.fullmatch(word.strip("(),;:")) and re.search(r"\d", word)
+        else escape(word)
         for word in text.split()
     )
     return Markup(" ").join(Markup(word) for word in words)
@@ -321,24 +314,27 @@ def _charges(text: str) -> Markup:
     ions = (_CHARGE.match(word) or word for word in text.split())
     return Markup(" ").join(
         escape(ion) if isinstance(ion, str)
-        else Markup("{}<sup>{}{}</sup>").format(ion[1], ion[2], ion[3].replace("-", "−"))
+        else Markup("{}<sup>{}{}</sup>").format(ion[1], ion[2], ion[3].replace("-", MINUS))
         for ion in ions
     )  # fmt: skip
 
 
 def _render(run: _Run) -> str:
-    from jinja2 import Environment, StrictUndefined
+    from jinja2 import Environment
     from plotly.offline import get_plotlyjs
 
     quantities = _quantities(run)
+    stated_warnings = run.support.get("warnings")
     novel = _novel(run.candidates)
     groups = figures.novelty_groups(novel, len(run.candidates))
     formulas = _texts(run.candidates, "formula")
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {
         "percent": _percent,
         "number": _number,
         "finite": _finite,
+        "plain": lambda value: "" if _finite(value) is None else f"{value:.6g}",
+        "label": figures.property_label,
         "duration": _duration,
         "wish": _wish,
         "with_spread": figures.with_spread,
@@ -351,7 +347,7 @@ def _render(run: _Run) -> str:
     return environment.from_string(template).render(
         run=run,
         objectives=_objectives(run.support),
-        warnings=_warnings(run),
+        stated_warnings=stated_warnings if isinstance(stated_warnings, list) else [],
         formulas=formulas,
         share_novel=None if novel is None or not len(novel) else float(novel.mean()),
         quantities=quantities,

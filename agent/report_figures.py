@@ -22,6 +22,7 @@ Figure = dict[str, Any]
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
 
+NO_VALUE, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
 MOST_ERROR_BARS = 60
 """Candidates that get error bars in the scatter, from rank 1 on: more than that hides the points."""
 MOST_STEPS = 1000
@@ -65,13 +66,29 @@ class Quantity:
     @property
     def label(self) -> str:
         """Name for people: "Band gap"."""
-        words = self.name.replace("_", " ").strip()
-        return words[:1].upper() + words[1:]
+        return property_label(self.name)
 
     @property
     def title(self) -> str:
         """Name and unit for people: "Band gap (eV)"."""
         return f"{self.label} ({self.unit})" if self.unit else self.label
+
+    def at(self, i: int) -> tuple[float, float, float]:
+        """Return value, spread and utility of one candidate."""
+        return self.values[i], self.spread[i], math.nan if self.utility is None else self.utility[i]
+
+    @property
+    def summary(self) -> str:
+        """One sentence on the distribution, for those who do not see the figure."""
+        values = self.values[np.isfinite(self.values)]
+        if not len(values):
+            return "No values."
+        low, middle, high = (with_spread(float(q)) for q in np.quantile(values, (0, 0.5, 1)))
+        text = f"Median {middle}, from {low} to {high}{f' {self.unit}' if self.unit else ''}"
+        if self.window is None:
+            return f"{text}."
+        inside = float(((values >= self.window[0]) & (values <= self.window[1])).mean())
+        return f"{text}; {inside:.0%} predicted inside the target (shaded)."
 
 
 @dataclass(frozen=True)
@@ -110,21 +127,27 @@ def novelty_groups(novel: BoolArray | None, n: int) -> list[Group]:
     return [group for group in groups if group.members.any()]
 
 
+def property_label(name: object) -> str:
+    """Return a property's name for people: "Band gap" for band_gap."""
+    words = str(name).replace("_", " ").strip()
+    return words[:1].upper() + words[1:]
+
+
 def formula_html(formula: str) -> str:
     """Return a formula with its numbers as subscripts, everything else escaped."""
     return _SUBSCRIPT.sub(r"<sub>\1</sub>", escape(formula))
 
 
 def with_spread(value: float, spread: float = math.nan, unit: str = "") -> str:
-    """Return "1.32 ± 0.21 eV": two digits of the spread, or three of the value when there is none."""
+    """Return "1.32 ± 0.21 eV": two digits of the spread, or three of the value when there is none; a dash for NaN."""
     if not math.isfinite(value):
-        return "–"
+        return NO_VALUE
     if math.isfinite(spread) and spread > 0:
         decimals = min(max(1 - math.floor(math.log10(spread)), 0), 6)
         text = f"{value:.{decimals}f} ± {spread:.{decimals}f}"
     else:
-        text = f"{value:.3g}"
-    return f"{text.replace('-', '−')} {unit}".rstrip()
+        text = f"{value:#.3g}".rstrip(".") if abs(value) < 1000 else f"{value:,.0f}"
+    return f"{text.replace('-', MINUS)} {unit}".rstrip()
 
 
 def hover_texts(formulas: Sequence[str], quantities: Sequence[Quantity], nearest: Sequence[str]) -> list[str]:
@@ -191,7 +214,9 @@ def histogram(quantity: Quantity, groups: Sequence[Group]) -> Figure:
     return _json_ready(figure)
 
 
-def training_curve(metrics: Sequence[Mapping[str, Any]], key: str, *, share: bool, steps: bool = False) -> Figure | None:
+def training_curve(
+    metrics: Sequence[Mapping[str, Any]], key: str, *, share: bool, steps: bool = False
+) -> Figure | None:
     """Return one column of the training history over the step, or None when no line has it.
 
     Args:
@@ -202,7 +227,9 @@ def training_curve(metrics: Sequence[Mapping[str, Any]], key: str, *, share: boo
     """
     import plotly.graph_objects as go
 
-    points = [(line["step"], line[key]) for line in metrics if _is_number(line.get("step")) and _is_number(line.get(key))]
+    points = [
+        (line["step"], line[key]) for line in metrics if _is_number(line.get("step")) and _is_number(line.get(key))
+    ]
     if not points:
         return None
     thinned = points[:: math.ceil(len(points) / MOST_STEPS)]
@@ -282,6 +309,7 @@ def _layout(height: int) -> dict[str, Any]:
         "plot_bgcolor": "rgba(0, 0, 0, 0)",
         "font": {"family": "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif", "size": 13},
         "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "traceorder": "reversed"},
+        "modebar": {"bgcolor": "rgba(0, 0, 0, 0)", "color": "rgba(128, 128, 128, 0.7)", "activecolor": f"rgb({_TEAL})"},
         "hoverlabel": {"bgcolor": "#1c2527", "bordercolor": "#1c2527", "font": {"color": "#f4f6f5"}, "align": "left"},
     }
 

@@ -17,8 +17,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from agent.objective import Objective, scalarize
-from surrogates.properties import PropertyDistribution, evaluate_properties
+from agent.objective import Objective
+from surrogates.properties import PropertyDistribution, evaluate_properties, property_named
 
 RewardFunction = Callable[[Sequence[str]], Any]
 FLOOR = 0.01
@@ -44,7 +44,7 @@ class Reward:
 
     Args:
         objectives: At least one; a property may occur once.
-        scalarization: See `agent.objective.scalarize`.
+        scalarization: See `scalarize`.
 
     Raises:
         ValueError: No objective, a property named twice, or a property that no one predicts.
@@ -67,11 +67,13 @@ class Reward:
         self.scalarization = scalarization
         self._weights = torch.tensor([objective.weight for objective in objectives])
         self._models = {o.property: o.model for o in objectives if o.model is not None}
-        self._embedded = [o.property for o in objectives if o.model is None]
+        for name in names:
+            if name not in self._models:
+                property_named(name, self._models)
 
     def predict(self, materials: Sequence[str]) -> dict[str, PropertyDistribution]:
         """Return the predicted distribution of every property that the objectives ask for."""
-        return evaluate_properties(self._embedded, materials, self._models)
+        return evaluate_properties([o.property for o in self.objectives], materials, self._models)
 
     def __call__(self, materials: Sequence[str]) -> RewardValues:
         """Return log-reward, utilities and properties of N materials."""
@@ -124,3 +126,20 @@ def checked_values(values: object, n: int, name: str, materials: Sequence[str]) 
             f"({int(bad.sum())} of {n} values are not)"
         )
     return result
+
+
+def scalarize(utilities: Tensor, weights: Tensor, method: str) -> Tensor:
+    """Turn utilities (N, m) into one score (N,) in [0, 1] under weights (m,).
+
+    - tchebycheff: 1 - max_i w_i (1 - u_i) with the weights scaled to a maximum of 1, plus 0.05 of the weighted
+      mean, divided by 1.05; reaches every point of a front, concave parts included (Steuer and Choo 1983).
+    - sum: weighted mean.
+    - product: weighted geometric mean.
+    """
+    mean = utilities @ (weights / weights.sum())
+    if method == "sum":
+        return mean
+    if method == "product":
+        return torch.exp(utilities.clamp_min(1e-6).log() @ (weights / weights.sum()))
+    worst = ((1 - utilities) * (weights / weights.max())).amax(dim=1)
+    return (1 - worst + 0.05 * mean) / 1.05

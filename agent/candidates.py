@@ -1,0 +1,55 @@
+"""Candidates: distinct samples, ranked, each with its evidence."""
+
+from __future__ import annotations
+
+import pandas as pd
+import torch
+
+from agent.design_agent import DesignAgent
+from envs import CompositionBatch
+from surrogates.known import distance_to_training, is_known, nearest
+from surrogates.plausibility import best_oxidation_states
+
+
+def collect_candidates(agent: DesignAgent, n: int, n_samples: int, seed: int) -> pd.DataFrame:
+    """Sample, keep distinct materials, rank them by reward, and gather the evidence on the best n.
+
+    Args:
+        agent: A trained agent.
+        n: Candidates wanted; fewer when the samples hold fewer distinct materials.
+        n_samples: Samples drawn.
+        seed: Of the sampling.
+
+    Returns:
+        One row a candidate, best first: rank, formula, reward, log_prob, log_prior, predictions with their spread,
+        utilities, oxidation_states, novel, nearest_known, nearest_distance, training_distance, rung.
+    """
+    samples = agent.sample(n_samples, seed=seed)
+    distinct = samples.drop_duplicates("material")
+    best = distinct.sort_values("log_reward", ascending=False, kind="stable").head(n)
+    table = best.rename(columns={"material": "formula"}).reset_index(drop=True)
+    table.insert(0, "rank", range(1, len(table) + 1))
+    table.insert(2, "reward", table.pop("log_reward").map(lambda value: float(torch.tensor(value).exp())))
+    return pd.concat([table, gather_evidence(table["formula"].tolist())], axis=1)
+
+
+def gather_evidence(formulas: list[str]) -> pd.DataFrame:
+    """Return what is known about each formula beside its predictions."""
+    batch = CompositionBatch.from_formulas(formulas)
+    neighbours = nearest(batch, k=3)
+    texts = []
+    for names, gaps in zip(neighbours.formulas, neighbours.measured_gap.tolist(), strict=True):
+        parts = [
+            f"{name} ({gap:.2f} eV measured)" if gap == gap else name for name, gap in zip(names, gaps, strict=True)
+        ]
+        texts.append("; ".join(parts))
+    return pd.DataFrame(
+        {
+            "oxidation_states": best_oxidation_states(batch),
+            "novel": (~is_known(batch)).tolist(),
+            "nearest_known": texts,
+            "nearest_distance": neighbours.distances[:, 0].tolist(),
+            "training_distance": distance_to_training(batch).tolist(),
+            "rung": "surrogate",
+        }
+    )

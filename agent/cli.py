@@ -1,0 +1,254 @@
+"""The command line: `matsmith design | resume | sample | report`.
+
+Exit status 0; 2 with one line on standard error for a mistake of the user's; 130 after Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from jsonargparse import ArgumentParser, Namespace, set_loader
+
+from agent.config import DesignConfig
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from agent.design_run import DesignResult
+
+
+class _Parser(ArgumentParser):
+    """Reports a mistake in one line instead of usage and several."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Print one line and exit with status 2."""
+        _fail(_one_line(message))
+
+
+def _load_yaml(text: str) -> Any:
+    """Load YAML 1.2, in which No is nobelium and not false."""
+    from ruamel.yaml import YAML
+
+    value = YAML(typ="safe", pure=True).load(text)
+    unset = isinstance(value, dict) and all(entry is None for entry in value.values())
+    return text if unset else value  # "band_gap:" on the command line is text, not a mapping
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line."""
+    from ruamel.yaml import YAMLError
+
+    set_loader("yaml", _load_yaml, exceptions=(YAMLError,))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    parser = _make_parser()
+    options = parser.parse_args(list(sys.argv[1:]) if arguments is None else list(arguments))
+    command = options.subcommand
+    try:
+        _COMMANDS[command](parser, options[command])
+    except (ValueError, OSError) as error:
+        _fail(f"{command}: {_one_line(str(error))}")
+    except KeyboardInterrupt:
+        print(f"matsmith {command}: interrupted; nothing was written", file=sys.stderr)
+        sys.exit(130)
+
+
+def _make_parser() -> ArgumentParser:
+    parser = _Parser(
+        prog="matsmith",
+        description="Goal-directed design of inorganic materials.",
+        version=_version(),
+        default_env=False,
+    )
+    commands = parser.add_subcommands(required=True)
+
+    design = _Parser(description="Train a policy on objectives and write ranked candidates with a report.")
+    design.add_argument("--config", action="config", help="YAML file with any of these options")
+    design.add_class_arguments(DesignConfig)
+    _add_json(design)
+    commands.add_subcommand("design", design, help="train a policy and write ranked candidates with a report")
+
+    resume = _Parser(description="Go on with an interrupted design run.")
+    resume.add_argument("run", type=Path, help="folder of the run")
+    _add_json(resume)
+    commands.add_subcommand("resume", resume, help="go on with an interrupted run")
+
+    sample = _Parser(description="Sample materials from the policy of a run.")
+    sample.add_argument("run", type=Path, help="folder of the run")
+    sample.add_argument("--n", type=int, default=100, help="number of samples")
+    sample.add_argument("--corrected", type=bool, default=False, help="resample to the exact target")
+    sample.add_argument("--seed", type=int | None, default=None, help="of this call")
+    sample.add_argument("--output", type=Path | None, default=None, help="write a CSV file instead of a table")
+    _add_json(sample)
+    commands.add_subcommand("sample", sample, help="sample from a trained policy")
+
+    report = _Parser(description="Write report.html of a run again.")
+    report.add_argument("run", type=Path, help="folder of the run")
+    _add_json(report)
+    commands.add_subcommand("report", report, help="write the report of a run again")
+    return parser
+
+
+def _add_json(parser: ArgumentParser) -> None:
+    parser.add_argument("--json", type=bool, default=False, nargs="?", const=True, help="print one JSON object only")
+
+
+def _version() -> str:
+    from importlib import metadata
+
+    return metadata.version("matsmith")
+
+
+# Commands
+
+
+def _design(parser: ArgumentParser, options: Namespace) -> None:
+    config = _design_config(parser, options)
+    from agent.design_run import Interrupted, start_design
+
+    def dump() -> str:
+        stored = options.clone()
+        stored.pop("config", None)
+        stored.pop("json", None)
+        text: str = _design_parser(parser).dump(stored, skip_validation=True)
+        return text
+
+    say = _say if not options.json else _silent
+    try:
+        result = start_design(config, dump, say, progress=not options.json)
+    except Interrupted as stop:
+        _explain_interruption(str(stop), config.output)
+    _print_result(result, options.json)
+
+
+def _resume(parser: ArgumentParser, options: Namespace) -> None:
+    from agent.design_run import Interrupted, resume_design
+
+    config, folder = _stored_config(parser, options.run)
+    try:
+        result = resume_design(config, folder, progress=not options.json)
+    except Interrupted as stop:
+        _explain_interruption(str(stop), options.run)
+    _print_result(result, options.json)
+
+
+def _sample(parser: ArgumentParser, options: Namespace) -> None:
+    if options.n < 1:
+        raise ValueError(f"n: {options.n} is not a positive number of samples")
+    from agent.design_run import sample_run
+
+    config, folder = _stored_config(parser, options.run)
+    frame = sample_run(config, folder, options.n, options.corrected, options.seed)
+    if options.output is not None:
+        temporary = options.output.with_name(f"{options.output.name}.part-{os.getpid()}")
+        frame.to_csv(temporary, index=False, float_format="%.6g")
+        temporary.replace(options.output)
+    if options.json:
+        print(json.dumps({**frame.attrs, "samples": json.loads(frame.to_json(orient="records"))}))
+        return
+    if options.output is None:
+        print(_table(frame))
+    size = frame.attrs["effective_sample_size"]
+    print(f"{len(frame)} samples; effective sample size {size:.0f} of {frame.attrs['n_drawn']} drawn")
+
+
+def _report(parser: ArgumentParser, options: Namespace) -> None:
+    from agent.report import write_report
+
+    path = write_report(options.run)
+    print(json.dumps({"report": str(path)}) if options.json else f"report: {path}")
+
+
+_COMMANDS = {"design": _design, "resume": _resume, "sample": _sample, "report": _report}
+
+
+# Configuration
+
+
+def _design_parser(parser: ArgumentParser) -> ArgumentParser:
+    subparsers: Any = parser._subcommands_action
+    found: ArgumentParser = subparsers._name_parser_map["design"]
+    return found
+
+
+def _design_config(parser: ArgumentParser, options: Namespace) -> DesignConfig:
+    values = _design_parser(parser).instantiate(options)
+    return DesignConfig(**{name: values[name] for name in DesignConfig.__dataclass_fields__})
+
+
+def _stored_config(parser: ArgumentParser, run: Path) -> tuple[DesignConfig, Any]:
+    from agent.run_folder import RunFolder
+
+    folder = RunFolder(run)
+    if not folder.config.is_file():
+        raise ValueError(f"run: {run} holds no run (expected {folder.config})")
+    design = _design_parser(parser)
+    return _design_config(parser, design.parse_args(["--config", str(folder.config)])), folder
+
+
+# What the user reads
+
+
+def _print_result(result: DesignResult, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    if as_json:
+        values = {
+            "folder": str(result.folder),
+            "candidates": len(result.candidates),
+            "novel": int(result.candidates["novel"].sum()),
+            "coverage": asdict(result.coverage),
+            "warnings": list(result.support.warnings) if result.support else [],
+            "seconds": round(result.seconds, 1),
+            "best": json.loads(result.candidates.head(10).to_json(orient="records")),
+        }
+        print(json.dumps(values))
+        return
+    hidden = ("log_prob", "log_prior", "training_distance", "rung", "nearest_distance")
+    shown = [n for n in result.candidates if n not in hidden and not n.startswith("utility_")]
+    print(_table(result.candidates.head(10)[shown]))
+    novel = result.candidates["novel"].mean()
+    print(f"\n{len(result.candidates)} candidates, {novel:.0%} not in the lists of known formulas")
+    print(result.coverage)
+    print(f"{result.folder}/candidates.csv\n{result.folder}/report.html")
+
+
+def _table(frame: pd.DataFrame) -> str:
+    return frame.to_string(index=False, float_format=lambda value: f"{value:.4g}", max_colwidth=44)
+
+
+def _explain_interruption(what: str, folder: Path) -> NoReturn:
+    print(f"\nmatsmith: {what}; go on with: matsmith resume {folder}", file=sys.stderr)
+    sys.exit(130)
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+def _silent(_: str) -> None:
+    """Say nothing."""
+
+
+def _one_line(message: str) -> str:
+    """Fold a message into one line, without the parser's talk of its own classes."""
+    text = re.sub(r"Problem with given class_path '[^']*':\s*", "", message)
+    text = re.sub(r"Parser key \"([^\"]*)\":", r"\1:", text)
+    text = re.sub(r"Expected a <class '([^']*)'>", r"expected \1", text)
+    text = re.sub(r"Expected a typing\.Literal", "expected one of ", text)
+    return " ".join(text.split())
+
+
+def _fail(message: str) -> NoReturn:
+    print(f"matsmith: error: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

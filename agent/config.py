@@ -1,0 +1,120 @@
+"""What the command line and YAML files can say. Importing this costs nothing: no torch, no SMACT.
+
+`SpaceConfig` mirrors the arguments of `envs.CompositionSpace`, `ObjectiveConfig` those of `agent.Objective`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from agent.training_options import TrainingOptions
+
+
+@dataclass(frozen=True)
+class PlugIn:
+    """A class or function of your own."""
+
+    class_path: str
+    """Where it can be imported from, e.g. my_module.MyReward; the current folder is searched as well."""
+    init_args: dict[str, Any] = field(default_factory=dict)
+    """Arguments of the class."""
+
+
+@dataclass(frozen=True)
+class ICSD24FilterOptions:
+    """How the oxidation-state set icsd24 is filtered."""
+
+    include_zero: bool = False
+    """Whether the oxidation state 0 counts."""
+    consensus: int = 3
+    """Fewest reports of an ion."""
+    commonality: str | float = "low"
+    """low, medium (>= 10 % of an element's reports), high (>= 50 %), main, or a percentage."""
+
+
+@dataclass(frozen=True)
+class SpaceConfig:
+    """What may be built."""
+
+    elements: list[str] | None = None
+    """Elements that may be used; all when left out."""
+    required: list[str] = field(default_factory=list)
+    """Elements that every composition contains."""
+    forbidden: list[str] = field(default_factory=list)
+    """Elements that none contains."""
+    min_elements: int = 2
+    """Fewest elements in a composition."""
+    max_elements: int = 5
+    """Most elements in a composition."""
+    max_atoms: int = 20
+    """Most atoms in the reduced formula."""
+    max_count: int = 8
+    """Most atoms of one element in the reduced formula."""
+    count_ranges: dict[str, list[int]] | None = None
+    """Lowest and highest count by element, when it is present, e.g. {O: [2, 4]}."""
+    oxidation_states: str = "icsd24"
+    """Set of oxidation states: icsd24, smact14, icsd16, pymatgen_sp or wiki."""
+    icsd24_filter: ICSD24FilterOptions | None = None
+    """Filter of the set icsd24."""
+    charge_neutral: bool = True
+    """False switches the charge rules off, as intermetallics need."""
+    pauling: bool = True
+    """Whether every cation must be less electronegative than every anion."""
+
+
+@dataclass(frozen=True)
+class ObjectiveConfig:
+    """A property and what is wanted of it."""
+
+    property: str
+    """band_gap (eV), supply_risk (0-10,000), plausibility (0-1), toxicity, electronegativity_difference, or yours."""
+    goal: Literal["window", "minimize", "maximize"] = "window"
+    """window: between low and high; minimize and maximize: utility from 0 to 1 between low and high."""
+    low: float | None = None
+    """Lower bound in the unit of the property."""
+    high: float | None = None
+    """Upper bound in the unit of the property."""
+    weight: float = 1.0
+    """Importance relative to the other objectives."""
+    caution: float = 1.0
+    """Standard deviations by which minimize and maximize distrust a prediction."""
+    model: PlugIn | None = None
+    """A fitted property model of your own."""
+
+
+@dataclass(frozen=True)
+class DesignConfig:
+    """Train a policy on objectives and write ranked candidates with a report."""
+
+    output: Path = Path("runs/design")
+    """Folder for everything that the run leaves."""
+    overwrite: bool = False
+    """Whether to replace a run that the folder holds already."""
+    objectives: list[ObjectiveConfig] = field(default_factory=list)
+    """What is wanted."""
+    scalarization: Literal["tchebycheff", "sum", "product"] = "tchebycheff"
+    """How the objectives become one score."""
+    reward: PlugIn | None = None
+    """A reward of your own, in place of objectives."""
+    space: SpaceConfig = field(default_factory=SpaceConfig)
+    """What may be built."""
+    prior: str = "default"
+    """Base measure: default, none, a prior file, or a table of known formulas (CSV or Parquet) to fit one to."""
+    prior_weight: float = 1.0
+    """Exponent of the prior in the target, 0 to 1."""
+    beta: float = 8.0
+    """Inverse temperature of the reward: how greedy."""
+    steps: int = 1000
+    """Training steps."""
+    training: TrainingOptions = field(default_factory=TrainingOptions)
+    """Settings of the training."""
+    candidates: int = 500
+    """Most candidates written."""
+    samples: int = 5000
+    """Samples from which the candidates are picked."""
+    seed: int = 0
+    """Source of all randomness."""
+    threads: int | None = None
+    """Processor threads; all when left out."""

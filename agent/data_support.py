@@ -1,0 +1,136 @@
+"""What the data can tell about an objective, before any training: the model's error, known examples, reach.
+
+A target that the data cannot judge is a warning here and in the report, not an error: the user may know better.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from agent.objective import Objective
+from agent.policy import Policy
+from agent.reward import Reward
+from envs import DesignSpace
+from surrogates.properties import PROPERTIES, PropertyDistribution
+
+_SAMPLES = 4096
+_FEWEST_KNOWN = 20
+
+
+@dataclass(frozen=True)
+class ObjectiveSupport:
+    """What the data can tell about one objective."""
+
+    objective: str
+    property: str
+    unit: str
+    source: str
+    error: str | None
+    """The model's error under grouped cross-validation, in words; None where the property is exact."""
+    known_in_target: int | None
+    """Materials with a measured value within the objective; None where nothing is measured."""
+    known_measured: int | None
+    uniform_share: float
+    """Share of uniform samples of the space predicted within the objective."""
+    prior_share: float
+    """The same for samples of the base measure."""
+
+
+@dataclass(frozen=True)
+class DataSupport:
+    """What the data can tell about all objectives."""
+
+    objectives: tuple[ObjectiveSupport, ...]
+    warnings: tuple[str, ...]
+
+    def __str__(self) -> str:
+        lines = ["What the data can tell"]
+        for entry in self.objectives:
+            lines.append(f"  {entry.objective}: {entry.error or 'computed exactly'}")
+            if entry.known_measured is not None:
+                lines.append(
+                    f"    measured: {entry.known_in_target:,} of {entry.known_measured:,} known materials lie within"
+                )
+            shares = f"{entry.uniform_share:.1%} of uniform samples, {entry.prior_share:.1%} of the prior's"
+            lines.append(f"    predicted within: {shares}")
+        return "\n".join([*lines, *(f"  warning: {warning}" for warning in self.warnings)])
+
+
+def examine(space: DesignSpace, reward: Reward, base: Policy, seed: int = 0) -> DataSupport:
+    """Compare each objective with measured values and with predictions for samples of the space."""
+    generator = torch.Generator().manual_seed(seed)
+    uniform = reward.predict(space.materials(space.sample_uniform_policy(_SAMPLES, generator)))
+    from_base = reward.predict(space.materials(base.sample_many(_SAMPLES, generator).state))
+    entries = [_examine_one(o, uniform[o.property], from_base[o.property]) for o in reward.objectives]
+    warnings = [warning for entry in entries for warning in _warnings(entry)]
+    warnings += [
+        warning
+        for objective, entry in zip(reward.objectives, entries, strict=True)
+        if entry.known_measured is not None
+        for warning in _beyond_the_data(objective)
+    ]
+    return DataSupport(tuple(entries), tuple(warnings))
+
+
+def _examine_one(
+    objective: Objective, uniform: PropertyDistribution, from_base: PropertyDistribution
+) -> ObjectiveSupport:
+    known = PROPERTIES.get(objective.property) if objective.model is None else None
+    measured = measured_values(objective.property) if known else None
+    return ObjectiveSupport(
+        str(objective),
+        objective.property,
+        known.unit if known else "",
+        known.source if known else type(objective.model).__name__,
+        _error(objective),
+        None if measured is None else int(objective.contains(measured).sum()),
+        None if measured is None else len(measured),
+        float(objective.contains(uniform.mean).float().mean()),
+        float(objective.contains(from_base.mean).float().mean()),
+    )
+
+
+def measured_values(name: str) -> Tensor | None:
+    """Return the measured values that the embedded model of a property learned from, float (N,); None if exact."""
+    if name != "band_gap":
+        return None
+    from surrogates.datasets import read_band_gaps
+
+    return torch.tensor(read_band_gaps()["band_gap_eV"].to_numpy(), dtype=torch.float32)
+
+
+def _error(objective: Objective) -> str | None:
+    if objective.model is not None:
+        return "a model of your own; its error is not known here"
+    if objective.property == "band_gap":
+        return None
+    return None
+
+
+def _warnings(entry: ObjectiveSupport) -> Sequence[str]:
+    warnings = []
+    if entry.known_in_target is not None and entry.known_in_target < _FEWEST_KNOWN:
+        warnings.append(
+            f"{entry.objective}: only {entry.known_in_target} of {entry.known_measured:,} measured materials lie "
+            "within, so the model can hardly judge it"
+        )
+    if entry.prior_share == 0 and entry.uniform_share == 0:
+        warnings.append(
+            f"{entry.objective}: no sample of {_SAMPLES:,} is predicted within; the target may be out of reach"
+        )
+    return warnings
+
+
+def _beyond_the_data(objective: Objective) -> Sequence[str]:
+    measured = measured_values(objective.property)
+    if measured is None or objective.goal != "window":
+        return ()
+    lowest, highest = float(measured.min()), float(measured.max())
+    beyond = (objective.low is not None and objective.low > highest) or (
+        objective.high is not None and objective.high < lowest
+    )
+    return (f"{objective}: outside the measured range {lowest:g} to {highest:g}",) if beyond else ()

@@ -1,0 +1,203 @@
+"""A design run from configuration to report: `matsmith design`, `resume` and `sample` without the command line."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from agent.candidates import collect_candidates
+from agent.config import DesignConfig, ObjectiveConfig, SpaceConfig
+from agent.coverage import Coverage
+from agent.data_support import DataSupport, examine
+from agent.design_agent import DesignAgent
+from agent.objective import Objective
+from agent.plug_in import load_plug_in
+from agent.prior import Prior
+from agent.reward import FunctionReward, Reward
+from agent.run_folder import RunFolder, describe_environment
+from agent.trainer import StepReport
+from envs import CompositionSpace
+from surrogates import load_dataset
+from surrogates.base import Surrogate
+
+_CHECKPOINT_SECONDS = 20.0
+
+
+class Interrupted(Exception):  # noqa: N818 - not an error: the user's wish
+    """Training was interrupted; a checkpoint was written."""
+
+
+@dataclass(frozen=True)
+class DesignResult:
+    """What a run came to."""
+
+    folder: Path
+    candidates: pd.DataFrame
+    coverage: Coverage
+    support: DataSupport | None
+    seconds: float
+
+
+def start_design(
+    config: DesignConfig, write_config: Callable[[], str], say: Callable[[str], None], progress: bool
+) -> DesignResult:
+    """Check everything, then make the folder, train, and write what came out.
+
+    Args:
+        config: What to do.
+        write_config: Returns the configuration as YAML that runs again.
+        say: Receives text for the user.
+        progress: Whether to show progress bars.
+
+    Raises:
+        ValueError: Anything wrong with the configuration; nothing has been written.
+        Interrupted: Ctrl-C while training; a checkpoint has been written.
+    """
+    _check(config)
+    folder = RunFolder(config.output)
+    folder.check_free(config.overwrite)
+    agent = make_agent(config, progress)
+    support = examine(agent.space, agent.reward, agent.base, config.seed) if isinstance(agent.reward, Reward) else None
+    if support is not None:
+        say(str(support))
+    folder.create()
+    folder.write_text("config.yaml", write_config())
+    folder.write_json("environment.json", describe_environment(config.seed))
+    if support is not None:
+        folder.write_json("support.json", asdict(support))
+    return _train_and_collect(agent, config, folder, support, progress)
+
+
+def resume_design(config: DesignConfig, folder: RunFolder, progress: bool) -> DesignResult:
+    """Go on with a run from its checkpoint.
+
+    Raises:
+        ValueError: No checkpoint, or one that does not fit the configuration.
+        Interrupted: As for `start_design`.
+    """
+    _check(config)
+    agent = DesignAgent.load(folder.checkpoint, space=make_space(config.space), reward=make_reward(config))
+    support = examine(agent.space, agent.reward, agent.base, config.seed) if isinstance(agent.reward, Reward) else None
+    return _train_and_collect(agent, config, folder, support, progress)
+
+
+def _train_and_collect(
+    agent: DesignAgent, config: DesignConfig, folder: RunFolder, support: DataSupport | None, progress: bool
+) -> DesignResult:
+    started = saved = time.monotonic()
+    steps_left = config.steps - agent.trainer.step
+    with folder.open_metrics(agent.trainer.step) as metrics:
+
+        def after_step(report: StepReport) -> None:
+            nonlocal saved
+            metrics.write(report)
+            if time.monotonic() - saved > _CHECKPOINT_SECONDS:
+                agent.save(folder.checkpoint)
+                saved = time.monotonic()
+
+        try:
+            if steps_left > 0:
+                agent.train(steps_left, progress=progress, callback=after_step)
+        except KeyboardInterrupt:
+            agent.save(folder.checkpoint)
+            raise Interrupted(f"interrupted at step {agent.trainer.step} of {config.steps}") from None
+    agent.save(folder.checkpoint)
+    coverage = agent.coverage(seed=config.seed)
+    folder.write_json("coverage.json", asdict(coverage))
+    candidates = collect_candidates(agent, config.candidates, config.samples, config.seed)
+    folder.write_text("candidates.csv", candidates.to_csv(index=False, float_format="%.6g"))
+    seconds = time.monotonic() - started
+    environment = json.loads((folder.path / "environment.json").read_text(encoding="utf-8"))
+    environment["seconds"] = round(environment.get("seconds", 0.0) + seconds, 1)
+    folder.write_json("environment.json", environment)
+    from agent.report import write_report
+
+    write_report(folder.path)
+    return DesignResult(folder.path, candidates, coverage, support, seconds)
+
+
+def _check(config: DesignConfig) -> None:
+    for name in ("steps", "candidates", "samples"):
+        if getattr(config, name) < 1:
+            raise ValueError(f"{name}: {getattr(config, name)} is not a positive number")
+    if config.threads is not None:
+        if config.threads < 1:
+            raise ValueError(f"threads: {config.threads} is not a positive number")
+        torch.set_num_threads(config.threads)
+
+
+def make_agent(config: DesignConfig, progress: bool) -> DesignAgent:
+    """Build space, reward and prior of a configuration, check them, and put the agent together."""
+    space = make_space(config.space)
+    reward = make_reward(config)
+    prior = make_prior(config, space, progress)
+    return DesignAgent(space, reward, prior, config.prior_weight, config.beta, config.seed, config.training)
+
+
+def make_space(config: SpaceConfig) -> CompositionSpace:
+    """Build the design space."""
+    from smact.screening import ICSD24FilterConfig
+
+    values: dict[str, Any] = dict(vars(config))
+    if config.icsd24_filter is not None:
+        values["icsd24_filter"] = ICSD24FilterConfig(**vars(config.icsd24_filter))
+    return CompositionSpace(**values)
+
+
+def make_reward(config: DesignConfig) -> Reward | FunctionReward:
+    """Build the reward: objectives, or a plug-in.
+
+    Raises:
+        ValueError: Neither or both are given, or one of them is wrong.
+    """
+    if (config.reward is None) == (not config.objectives):
+        given = "both are given" if config.objectives else "neither is given"
+        raise ValueError(f"objectives, reward: {given} (expected either a list of objectives or a reward of your own)")
+    if config.reward is not None:
+        found = load_plug_in(config.reward, "reward")
+        if not callable(found):
+            raise ValueError(f"reward: {config.reward.class_path!r} cannot be called with a list of formulas")
+        return FunctionReward(found, config.reward.class_path)
+    return Reward([_make_objective(entry) for entry in config.objectives], config.scalarization)
+
+
+def _make_objective(config: ObjectiveConfig) -> Objective:
+    values = dict(vars(config))
+    if config.model is not None:
+        model = load_plug_in(config.model, f"objective {config.property!r}: model")
+        if not isinstance(model, Surrogate):
+            raise ValueError(
+                f"objective {config.property!r}: {config.model.class_path!r} is no property model "
+                "(expected the methods fit, members and predict)"
+            )
+        values["model"] = model
+    return Objective(**values)
+
+
+def make_prior(config: DesignConfig, space: CompositionSpace, progress: bool) -> Prior | None:
+    """Return the prior that a configuration names: default, none, a file, or one fitted to a table."""
+    if config.prior == "none":
+        return None
+    if config.prior == "default":
+        return Prior.default()
+    path = Path(config.prior)
+    if path.suffix == ".safetensors":
+        return Prior.load(path)
+    if path.suffix in (".csv", ".parquet") or path.exists():
+        return Prior.fit(space, load_dataset(path, value_columns=[]).materials, seed=config.seed, progress=progress)
+    raise ValueError(
+        f"prior: {config.prior!r} is not default, none, a prior file (.safetensors) or a table (.csv, .parquet)"
+    )
+
+
+def sample_run(config: DesignConfig, folder: RunFolder, n: int, corrected: bool, seed: int | None) -> pd.DataFrame:
+    """Sample from the policy of a finished or interrupted run."""
+    agent = DesignAgent.load(folder.checkpoint, space=make_space(config.space), reward=make_reward(config))
+    return agent.sample(n, corrected=corrected, seed=seed)

@@ -1,0 +1,179 @@
+"""The folder that a run leaves behind: what it was asked, where it ran, how it went, what came out.
+
+    config.yaml  environment.json  support.json  metrics.jsonl  coverage.json  candidates.csv  report.html
+    checkpoints/agent.safetensors  tb/
+
+Every file appears whole or not at all, except metrics.jsonl and tb/, which grow line by line.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from agent.trainer import StepReport
+
+_PACKAGES = ("matsmith", "torch", "torchgfn", "gymnasium", "pymatgen", "smact", "scikit-learn", "numpy", "pandas")
+_OURS = ("config.yaml", "environment.json", "metrics.jsonl", "candidates.csv", "checkpoints")
+
+
+class RunFolder:
+    """A run's folder.
+
+    Args:
+        path: Where it lies.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    @property
+    def checkpoint(self) -> Path:
+        """The latest checkpoint."""
+        return self.path / "checkpoints" / "agent.safetensors"
+
+    @property
+    def config(self) -> Path:
+        """The configuration, which runs again as it is."""
+        return self.path / "config.yaml"
+
+    def check_free(self, overwrite: bool) -> None:
+        """Make sure that a new run may use the folder.
+
+        Raises:
+            ValueError: It holds another run and `overwrite` is false, or it holds something else.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise ValueError(f"output: {self.path} is a file, expected a folder")
+        entries = [entry.name for entry in self.path.iterdir()] if self.path.exists() else []
+        if not entries:
+            return
+        if not any(name in entries for name in _OURS):
+            raise ValueError(f"output: {self.path} holds other files ({entries[0]}, ...); choose another folder")
+        if not overwrite:
+            raise ValueError(f"output: {self.path} holds another run; add --overwrite true, or choose another folder")
+
+    def create(self) -> None:
+        """Make the folder, emptied of a former run."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        for name in (*_OURS, "support.json", "coverage.json", "report.html", "tb"):
+            entry = self.path / name
+            if entry.is_dir():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink(missing_ok=True)
+
+    def write_text(self, name: str, text: str) -> Path:
+        """Write a file that appears whole or not at all."""
+        target = self.path / name
+        temporary = target.with_name(f"{name}.part-{os.getpid()}")
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(target)
+        return target
+
+    def write_json(self, name: str, values: Mapping[str, Any]) -> Path:
+        """Write values as JSON."""
+        return self.write_text(name, json.dumps(values, indent=2) + "\n")
+
+    def open_metrics(self, step: int = 0) -> MetricsLog:
+        """Open the metrics for appending; what lies beyond a step (of a resumed run) is cut off."""
+        return MetricsLog(self.path, step)
+
+
+class MetricsLog:
+    """metrics.jsonl and TensorBoard events, one entry a step.
+
+    Args:
+        path: The run's folder.
+        step: The last step that is kept of an earlier part of the run.
+    """
+
+    def __init__(self, path: Path, step: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        file = path / "metrics.jsonl"
+        kept = [line for line in _whole_lines(file) if json.loads(line)["step"] <= step]
+        file.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+        self._seconds = json.loads(kept[-1])["seconds"] if kept else 0.0
+        self._started = datetime.now(UTC)
+        self._file = file.open("a", encoding="utf-8")
+        self._events: Any = SummaryWriter(str(path / "tb"), purge_step=step + 1)  # type: ignore[no-untyped-call]
+
+    def write(self, report: StepReport) -> None:
+        """Append one step."""
+        values = asdict(report)
+        seconds = self._seconds + (datetime.now(UTC) - self._started).total_seconds()
+        self._file.write(json.dumps(values | {"seconds": round(seconds, 2)}) + "\n")
+        if report.step % 10 == 0:
+            self._file.flush()
+            for name, value in values.items():
+                if name != "step":
+                    self._events.add_scalar(f"training/{name}", value, report.step)
+
+    def close(self) -> None:
+        """Write out what is buffered."""
+        self._file.close()
+        self._events.close()
+
+    def __enter__(self) -> MetricsLog:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _whole_lines(file: Path) -> list[str]:
+    """Lines that a kill did not cut short."""
+    if not file.exists():
+        return []
+    lines = []
+    for line in file.read_text(encoding="utf-8").splitlines():
+        try:
+            json.loads(line)
+        except ValueError:
+            break
+        lines.append(line)
+    return lines
+
+
+def describe_environment(seed: int) -> dict[str, Any]:
+    """Return versions, machine and commit, as JSON-compatible values."""
+    return {
+        "matsmith": metadata.version("matsmith"),
+        "python": sys.version.split()[0],
+        "packages": {name: _version(name) for name in _PACKAGES},
+        "seed": seed,
+        "commit": _commit(),
+        "platform": platform.platform(),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    """The commit of the source tree that is running, where there is one."""
+    source = Path(__file__).resolve().parent.parent
+    run: Callable[..., subprocess.CompletedProcess[str]] = subprocess.run
+    if not (source / ".git").exists():
+        return None
+    try:
+        result = run(["git", "rev-parse", "HEAD"], cwd=source, capture_output=True, text=True, check=False, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return result.stdout.strip() or None

@@ -1,0 +1,63 @@
+"""Settings of a training run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+LossName = Literal["tb", "subtb", "lpv", "rtb"]
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """Settings of a training run; the defaults are those that covered the target best (see the README).
+
+    Raises:
+        ValueError: A value out of range; the message names it.
+    """
+
+    loss: LossName = "tb"
+    """Trajectory balance, sub-trajectory balance, log-partition variance, or relative trajectory balance."""
+    batch_size: int = 256
+    """Trajectories a step, all sources together."""
+    policy_share: float = 0.5
+    """Share of the batch sampled from the policy."""
+    base_share: float = 0.125
+    """Share of the batch sampled from the base measure; the rest is replayed."""
+    learning_rate: float = 1e-3
+    """Highest learning rate of Adam; it falls to a twentieth along a cosine."""
+    likelihood_weight: float = 0.1
+    """Weight of the negative log-likelihood of replayed materials beside the balance loss."""
+    epsilon: float = 0.0
+    """Share of uniformly random actions while exploring."""
+    temperature: float = 1.0
+    """Sampling temperature while exploring."""
+    annealing: float = 0.4
+    """Share of the steps by which beta has reached its final value."""
+    least_effective_share: float = 0.2
+    """beta rises earlier as long as the effective sample size stays above this share."""
+    replay_capacity: int = 40_000
+    """Materials kept for replay."""
+    average_decay: float = 0.998
+    """Decay a step of the moving average of the weights."""
+    residual_scale: float = 3.0
+    """Balance residuals beyond this, in nats, count linearly instead of quadratically."""
+
+    def __post_init__(self) -> None:
+        if self.loss not in ("tb", "subtb", "lpv", "rtb"):
+            raise ValueError(f"loss: unknown {self.loss!r} (expected tb, subtb, lpv or rtb)")
+        if self.batch_size < 8:
+            raise ValueError(f"batch_size: {self.batch_size} is fewer than 8")
+        if self.policy_share <= 0 or self.base_share < 0 or self.policy_share + self.base_share > 1:
+            raise ValueError(
+                f"policy_share={self.policy_share:g} and base_share={self.base_share:g} must be shares, "
+                "the first above 0, that add up to at most 1"
+            )
+        if not 0 <= self.epsilon < 1:
+            raise ValueError(f"epsilon: {self.epsilon:g} is not in 0..1")
+        if not self.temperature > 0:
+            raise ValueError(f"temperature: {self.temperature:g} is not positive")
+        if not self.learning_rate > 0:
+            raise ValueError(f"learning_rate: {self.learning_rate:g} is not positive")
+        if not 0 <= self.annealing <= 1:
+            raise ValueError(f"annealing: {self.annealing:g} is not in 0..1")
