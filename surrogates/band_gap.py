@@ -19,10 +19,9 @@ from torch import Tensor
 from envs.formula import CompositionBatch
 from surrogates.band_gap_data import LabelledMaterials, computed_classes, measured_gaps
 from surrogates.band_gap_training import (
-    COMPUTED,
     GAP,
+    GAPPED,
     LOG_SPREAD,
-    MEASURED,
     FittedNetwork,
     TrainingOptions,
     standardise,
@@ -34,7 +33,7 @@ from surrogates.features import composition_features
 from surrogates.mlp_ensemble import MLPEnsemble
 
 DEFAULT_WEIGHTS = "band_gap.safetensors"
-FORMAT = "matsmith band gap 1"
+FORMAT = "matsmith band gap 2"
 
 
 class BandGapModel:
@@ -48,7 +47,6 @@ class BandGapModel:
     def __init__(self, options: TrainingOptions | None = None, seed: int = 0) -> None:
         self.options = options or TrainingOptions()
         self.seed = seed
-        self.measured_weight = 0.5
         self._fitted: FittedNetwork | None = None
 
     @classmethod
@@ -85,11 +83,7 @@ class BandGapModel:
 
     def distribution(self, materials: Iterable[str]) -> BandGapDistribution:
         """Return the predictive distribution of each band gap; `predict` and the probabilities come from it."""
-        outputs = self._outputs(materials)
-        fitted = self._network()
-        gap = (outputs[..., GAP].mean(0) * fitted.gap_std + fitted.gap_mean).clamp_min(0.0)
-        spread = outputs[..., LOG_SPREAD].mean(0).clamp(-4.0, 2.0).exp()
-        return BandGapDistribution(self._probability(outputs).mean(0), gap, spread)
+        return self._distribution(self._outputs(materials))
 
     def predict(self, materials: Iterable[str]) -> Prediction:
         """Return the expected gap and its standard deviation in eV, each (N, 1), the chance of a metal included."""
@@ -97,14 +91,20 @@ class BandGapModel:
         return Prediction(distribution.mean.unsqueeze(1), distribution.std.unsqueeze(1))
 
     def members(self, materials: Iterable[str]) -> Tensor:
-        """Return each network's expected gap in eV, (S, N, 1)."""
+        """Return S draws of the gap in eV, (S, N, 1), whose mean and standard deviation over S are those of `predict`.
+
+        The networks' expected gaps, moved and stretched: the networks agree more closely than they err.
+        """
         outputs, fitted = self._outputs(materials), self._network()
-        gap = (outputs[..., GAP] * fitted.gap_std + fitted.gap_mean).clamp_min(0.0)
-        return (gap * self._probability(outputs)).unsqueeze(-1)
+        gap = outputs[..., GAP] * fitted.gap_std + fitted.gap_mean
+        expected = gap * torch.sigmoid(outputs[..., GAPPED])
+        distribution = self._distribution(outputs)
+        deviation = (expected - expected.mean(0)) / expected.std(0, correction=0).clamp_min(1e-6)
+        return (distribution.mean + deviation * distribution.std).unsqueeze(-1)
 
     def probability_gapped(self, materials: Iterable[str]) -> Tensor:
         """Return the probability that each material has a gap, (N,)."""
-        return self._probability(self._outputs(materials)).mean(0)
+        return self.distribution(materials).p_gapped
 
     def probability_between(self, materials: Iterable[str], low: float, high: float) -> Tensor:
         """Return the probability that each gap lies between low and high (eV), (N,); metals have gap 0."""
@@ -122,7 +122,6 @@ class BandGapModel:
             "members": fitted.network.members,
             "gap_mean": fitted.gap_mean,
             "gap_std": fitted.gap_std,
-            "measured_weight": self.measured_weight,
         }
         save_file(tensors, str(path), metadata={"format": FORMAT, "settings": json.dumps(settings)})
 
@@ -147,7 +146,6 @@ class BandGapModel:
             )
         settings = json.loads(metadata["settings"])
         model = cls()
-        model.measured_weight = settings["measured_weight"]
         network = MLPEnsemble(settings["sizes"], settings["members"])
         input_mean, input_std = tensors.pop("input_mean"), tensors.pop("input_std")
         network.load_state_dict(tensors)
@@ -162,16 +160,17 @@ class BandGapModel:
 
     @torch.no_grad()
     def _outputs(self, materials: Iterable[str]) -> Tensor:
-        """Return the raw outputs of each network, (S, N, 4)."""
+        """Return the raw outputs of each network, (S, N, 3)."""
         fitted = self._network()
         features = composition_features(CompositionBatch.from_formulas(materials))
         outputs: Tensor = fitted.network(standardise(features, fitted.input_mean, fitted.input_std))
         return outputs
 
-    def _probability(self, outputs: Tensor) -> Tensor:
-        """Return each network's probability of a gap, (S, N)."""
-        measured, computed = outputs[..., MEASURED], outputs[..., COMPUTED]
-        return torch.sigmoid(self.measured_weight * measured + (1 - self.measured_weight) * computed)
+    def _distribution(self, outputs: Tensor) -> BandGapDistribution:
+        fitted = self._network()
+        mean = outputs.mean(0)
+        gap = (mean[:, GAP] * fitted.gap_std + fitted.gap_mean).clamp_min(0.0)
+        return BandGapDistribution(torch.sigmoid(mean[:, GAPPED]), gap, mean[:, LOG_SPREAD].clamp(-4.0, 2.0).exp())
 
 
 @lru_cache(maxsize=1)

@@ -104,7 +104,7 @@ def load_dataset(
 
     Raises:
         ValueError: The file is missing, empty or not a table; a column is missing; a formula is unreadable; a value is
-            not a finite number. The message is one line with the file, column, data row (the first below the header is 1)
+            not a finite number. The message is one line with the file, column, data row (1 is the first below the header)
             and value.
     """
     file = Path(path)

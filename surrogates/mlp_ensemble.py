@@ -15,16 +15,12 @@ class MLPEnsemble(nn.Module):
         sizes: Widths of the layers, input and output included.
         members: S, the number of networks.
         generator: Source of the initial weights (He initialisation; the last layer smaller by half).
-        dropout: Probability of dropping a hidden activation while training.
     """
 
-    def __init__(
-        self, sizes: Sequence[int], members: int, generator: torch.Generator | None = None, dropout: float = 0.0
-    ) -> None:
+    def __init__(self, sizes: Sequence[int], members: int, generator: torch.Generator | None = None) -> None:
         super().__init__()
         self.sizes = tuple(sizes)
         self.members = members
-        self.dropout = dropout
         self.weights = nn.ParameterList()
         self.biases = nn.ParameterList()
         for layer, (fan_in, fan_out) in enumerate(zip(self.sizes[:-1], self.sizes[1:], strict=True)):
@@ -38,6 +34,5 @@ class MLPEnsemble(nn.Module):
         for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
             if layer:
                 hidden = nn.functional.silu(hidden)
-                hidden = nn.functional.dropout(hidden, self.dropout, self.training)
             hidden = torch.baddbmm(bias, hidden, weight)
         return hidden
