@@ -70,7 +70,7 @@ def test_explain_agrees_with_smact(composition: dict[str, int]) -> None:
 
 
 @pytest.mark.slow
-@settings(max_examples=5000, derandomize=False)
+@settings(max_examples=800, derandomize=False)
 @given(st.one_of(amounts(), nearly_valid_amounts(default_space())))
 def test_explain_agrees_with_smact_on_many(composition: dict[str, int]) -> None:
     formula = write_formula({symbol: float(count) for symbol, count in composition.items()})
@@ -297,7 +297,8 @@ def test_uniform_policy_without_rows_returns_none(space: CompositionSpace) -> No
 def test_ten_thousand_uniform_samples_pass_smact() -> None:
     space = default_space()
     formulas = space.decode(space.sample_uniform_policy(10_000, torch.Generator().manual_seed(0)))
-    assert all(smact_validity(formula, include_alloys=False) for formula in formulas)
+    assert all(smact_accepts(dict(amounts_of(formula))) for formula in formulas)
+    assert all(smact_validity(formula, include_alloys=False) for formula in formulas[:1000])  # SMACT as users call it
 
 
 # Features and names

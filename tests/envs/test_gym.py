@@ -308,18 +308,20 @@ def test_vector_and_single_environments_agree_on_a_random_run(space: Composition
 
 
 def test_vector_environments_truncate_endless_refusals_as_single_ones_do(space: CompositionSpace) -> None:
-    single = SyncVectorEnv([lambda: CompositionEnv(space)] * 2, autoreset_mode=AutoresetMode.SAME_STEP)
-    vector = DesignVectorEnv(space, 2)
+    single = SyncVectorEnv([lambda: CompositionEnv(space, n_letters)] * 2, autoreset_mode=AutoresetMode.SAME_STEP)
+    vector = DesignVectorEnv(space, 2, n_letters)
     single.reset()
     vector.reset()
-    truncations = []
-    first = int(np.flatnonzero(vector.action_masks()[0])[0])
-    for step in range(MAX_REFUSALS + 2):
-        actions = np.array([space.stop, first if step == 0 else space.stop])
+    builds = space.encode(["SrTiO3"])[0, :4].tolist()  # the second finishes in the step that truncates the first
+    schedule = [space.stop] * (MAX_REFUSALS - len(builds)) + builds + [space.stop] * 3
+    ends = []
+    for action in schedule:
+        actions = np.array([space.stop, action])
         of_single, of_vector = single.step(actions), vector.step(actions)
         assert data_equivalence(of_single, of_vector, exact=True)
-        truncations.append(of_vector[3].tolist())
-    assert truncations[MAX_REFUSALS - 1] == [True, False]
+        ends.append((of_vector[2].tolist(), of_vector[3].tolist()))
+    assert ends[MAX_REFUSALS - 1] == ([False, True], [True, False])
+    assert ends.count(([False, False], [False, False])) == len(schedule) - 1
 
 
 def test_vector_reward_is_called_once_per_step_with_those_that_finished(space: CompositionSpace) -> None:

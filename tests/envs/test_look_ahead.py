@@ -113,7 +113,7 @@ def test_random_limits_leave_what_brute_force_finds_or_are_refused(limits: dict[
 
 
 @pytest.mark.slow
-@settings(max_examples=600, derandomize=False, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=200, derandomize=False, suppress_health_check=[HealthCheck.too_slow])
 @given(small_limits())
 def test_many_random_limits_leave_what_brute_force_finds_or_are_refused(limits: dict[str, Any]) -> None:
     _check_random_limits(limits)
@@ -135,7 +135,7 @@ def _check_random_limits(limits: dict[str, Any]) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CHEMISTRIES)
 def test_masks_reach_exactly_what_smact_accepts_with_four_elements(case: str) -> None:
-    limits = CHEMISTRIES[case] | {"max_elements": 4, "max_atoms": 10, "max_count": 4}
+    limits = CHEMISTRIES[case] | {"max_elements": 4, "max_atoms": 10, "max_count": 3}
     assert_same(CompositionSpace(**limits), **limits)
 
 
@@ -152,7 +152,7 @@ def test_charges_over_several_words_agree_with_brute_force(pauling: bool) -> Non
 @pytest.mark.slow
 @pytest.mark.parametrize("pauling", [True, False])
 def test_charges_over_several_words_agree_with_brute_force_for_ternaries(pauling: bool) -> None:
-    limits = WIDE | {"elements": ["Os", "U", "Pt", "Se"], "max_elements": 3, "max_count": 16, "max_atoms": 40}
+    limits = WIDE | {"elements": ["Os", "U", "Se"], "max_elements": 3, "max_count": 16, "max_atoms": 40}
     space = CompositionSpace(**limits, pauling=pauling)
     assert space._tables.n_charges > BITS_PER_WORD
     assert_same(space, **limits, pauling=pauling)
