@@ -125,6 +125,25 @@ class DesignSpace(ABC):
             before[rows] = self.step(before[rows], actions[rows, step])
         return before
 
+    def enumerate(self, limit: int = 1_000_000) -> Tensor:
+        """Return every material of a small space once, as finished states, long (n, state_size).
+
+        Raises:
+            ValueError: There are more than `limit` objects on the way.
+        """
+        finished, growing = [], self.initial(1)
+        for _ in range(self.max_steps):
+            row, action = torch.cat([self.mask(part) for part in growing.split(4096)]).nonzero(as_tuple=True)  # type: ignore[no-untyped-call]
+            if len(row) > limit:
+                raise ValueError(f"the design space has more than {limit:,} objects; it is too large to enumerate")
+            following = self.step(growing[row], action)
+            done = self.is_finished(following)
+            finished.append(following[done])
+            growing = following[~done]
+            if not len(growing):
+                break
+        return torch.cat(finished)
+
     def sample_uniform_policy(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """Roll out the policy that chooses uniformly among the allowed actions; return n finished states.
 
