@@ -135,7 +135,7 @@ def property_label(name: object) -> str:
 
 def formula_html(formula: str) -> str:
     """Return a formula with its numbers as subscripts, everything else escaped."""
-    return _SUBSCRIPT.sub(r"<sub>\1</sub>", escape(formula))
+    return _SUBSCRIPT.sub(r"<sub>\1</sub>", escape(formula, quote=False))
 
 
 def with_spread(value: float, spread: float = math.nan, unit: str = "") -> str:
@@ -157,9 +157,9 @@ def hover_texts(formulas: Sequence[str], quantities: Sequence[Quantity], nearest
         lines = [f"<b>{formula_html(formula)}</b>"]
         for quantity in quantities:
             value = with_spread(quantity.values[i], quantity.spread[i], quantity.unit)
-            lines.append(escape(f"{quantity.label} {value}"))
+            lines.append(escape(f"{quantity.label} {value}", quote=False))
         if nearest[i]:
-            lines.append(escape(f"nearest known: {nearest[i]}"))
+            lines.append(escape(f"nearest known: {nearest[i]}", quote=False))
         texts.append("<br>".join(lines))
     return texts
 
@@ -292,7 +292,7 @@ def _axis(quantity: Quantity) -> dict[str, Any]:
 def _plain_axis(title: str) -> dict[str, Any]:
     quiet = "rgba(128, 128, 128, 0.18)"
     return {
-        "title": {"text": escape(title), "standoff": 10},
+        "title": {"text": escape(title, quote=False), "standoff": 10},
         "gridcolor": quiet,
         "linecolor": "rgba(128, 128, 128, 0.5)",
         "zeroline": False,
@@ -301,16 +301,18 @@ def _plain_axis(title: str) -> dict[str, Any]:
 
 
 def _layout(height: int) -> dict[str, Any]:
+    family = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Noto Sans', 'DejaVu Sans', sans-serif"
+    tip = {"color": "#f4f6f5", "family": family}
     return {
         "template": None,
         "height": height,
         "margin": {"l": 8, "r": 12, "t": 12, "b": 8},
         "paper_bgcolor": "rgba(0, 0, 0, 0)",
         "plot_bgcolor": "rgba(0, 0, 0, 0)",
-        "font": {"family": "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif", "size": 13},
+        "font": {"family": family, "size": 13},
         "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "traceorder": "reversed"},
         "modebar": {"bgcolor": "rgba(0, 0, 0, 0)", "color": "rgba(128, 128, 128, 0.7)", "activecolor": f"rgb({_TEAL})"},
-        "hoverlabel": {"bgcolor": "#1c2527", "bordercolor": "#1c2527", "font": {"color": "#f4f6f5"}, "align": "left"},
+        "hoverlabel": {"bgcolor": "#1c2527", "bordercolor": "#1c2527", "font": tip, "align": "left"},
     }
 
 
