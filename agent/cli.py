@@ -43,9 +43,6 @@ def _load_yaml(text: str) -> Any:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line."""
-    from ruamel.yaml import YAMLError
-
-    set_loader("yaml", _load_yaml, exceptions=(YAMLError,))
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     parser = _make_parser()
     options = parser.parse_args(list(sys.argv[1:]) if arguments is None else list(arguments))
@@ -60,6 +57,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _make_parser() -> ArgumentParser:
+    from ruamel.yaml import YAMLError
+
+    set_loader("yaml", _load_yaml, exceptions=(YAMLError,))
     parser = _Parser(
         prog="matsmith",
         description="Goal-directed design of inorganic materials.",
@@ -180,6 +180,12 @@ def _design_parser(parser: ArgumentParser) -> ArgumentParser:
 def _design_config(parser: ArgumentParser, options: Namespace) -> DesignConfig:
     values = _design_parser(parser).instantiate(options)
     return DesignConfig(**{name: values[name] for name in DesignConfig.__dataclass_fields__})
+
+
+def read_config(path: Path) -> DesignConfig:
+    """Return the design configuration of a YAML file."""
+    parser = _make_parser()
+    return _design_config(parser, _design_parser(parser).parse_args(["--config", str(path)]))
 
 
 def _stored_config(parser: ArgumentParser, run: Path) -> tuple[DesignConfig, Any]:

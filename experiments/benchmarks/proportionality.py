@@ -26,8 +26,8 @@ class Options:
     elements: list[str] = field(
         default_factory=lambda: ["Na", "Mg", "Ti", "Fe", "Cu", "Zn", "Ga", "Sn", "P", "S", "Se", "N", "O", "Cl"]
     )
-    max_elements: int = 4
-    max_count: int = 4
+    max_elements: int = 3
+    max_count: int = 5
     max_atoms: int = 12
     beta: float = 4.0
     steps: int = 1563
@@ -50,9 +50,7 @@ def main(options: Options) -> None:
     log_target = options.beta * reward(space.materials(state)).log_reward.double()
     log_z = torch.logsumexp(log_target, 0)
     target = (log_target - log_z).exp()
-    agent = DesignAgent(
-        space, reward, beta=options.beta, seed=options.seed, options=TrainingOptions(loss=options.loss)
-    )
+    agent = DesignAgent(space, reward, beta=options.beta, seed=options.seed, options=TrainingOptions(loss=options.loss))
 
     def distance() -> float:
         return 0.5 * float((agent.policy.log_prob_in_chunks(actions).double().exp() - target).abs().sum())

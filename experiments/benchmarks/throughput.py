@@ -131,10 +131,8 @@ def training_contestants(space: CompositionSpace, options: Options) -> dict[str,
             if name == "MatSmith"
             else Sampler(estimator)
         )
-        contestants[name] = (
-            lambda sampler=sampler, gflownet=gflownet, optimizer=optimizer: torchgfn_step(
-                environment, sampler, gflownet, optimizer, options.batch_size
-            )
+        contestants[name] = lambda sampler=sampler, gflownet=gflownet, optimizer=optimizer: torchgfn_step(
+            environment, sampler, gflownet, optimizer, options.batch_size
         )
     return contestants
 
