@@ -57,8 +57,8 @@ def main(options: Options) -> None:
     seconds = time.perf_counter() - started
     coverage = agent.coverage(options.samples, seed=options.seed)
     four_thousand = agent.sample(4000, seed=options.seed)
-    share, rate = effective_samples_a_second(agent, agent.policy, options.samples, options.seed)
-    base_share, base_rate = effective_samples_a_second(agent, agent.base, options.samples, options.seed)
+    _, rate = effective_samples_a_second(agent, agent.policy, options.samples, options.seed)
+    _, base_rate = effective_samples_a_second(agent, agent.base, options.samples, options.seed)
     result = {
         "training, s": seconds,
         "share of the target covered (target 0.9)": coverage.covered,
