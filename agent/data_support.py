@@ -84,7 +84,7 @@ def _examine_one(
     return ObjectiveSupport(
         str(objective),
         objective.property,
-        known.unit if known else "",
+        known.unit if known and known.unit != "1" else "",
         known.source if known else type(objective.model).__name__,
         _error(objective),
         None if measured is None else int(objective.contains(measured).sum()),
