@@ -7,7 +7,7 @@ width. Both are heads of one ensemble of small networks on composition features,
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
@@ -31,6 +31,7 @@ from surrogates.base import Prediction
 from surrogates.distribution import BandGapDistribution
 from surrogates.features import composition_features
 from surrogates.mlp_ensemble import MLPEnsemble
+from surrogates.validation import BandGapValidation, grouped_folds
 
 DEFAULT_WEIGHTS = "band_gap.safetensors"
 FORMAT = "matsmith band gap 2"
@@ -109,6 +110,50 @@ class BandGapModel:
     def probability_between(self, materials: Iterable[str], low: float, high: float) -> Tensor:
         """Return the probability that each gap lies between low and high (eV), (N,); metals have gap 0."""
         return self.distribution(materials).probability_between(low, high)
+
+    def cross_validate(
+        self,
+        materials: Iterable[str] | None = None,
+        labels: Tensor | None = None,
+        *,
+        computed: LabelledMaterials | None = None,
+        folds: int = 5,
+        progress: Callable[[int, BandGapValidation], None] | None = None,
+    ) -> BandGapValidation:
+        """Fit to all folds but one in turn and compare with the one left out; chemical systems are never split.
+
+        Computed classes of the chemical systems in the fold left out are left out too. The model itself stays as it is.
+
+        Args:
+            materials: N formulas; those of the embedded table when None.
+            labels: Band gaps in eV, (N,), 0 for metals; needed with `materials`.
+            computed: As in `fit`.
+            folds: Number of folds.
+            progress: Called after each fold with its number and the measures over all folds so far.
+        """
+        if materials is None:
+            measured = measured_gaps()
+        elif labels is not None:
+            measured = LabelledMaterials(CompositionBatch.from_formulas(materials), torch.as_tensor(labels).flatten())
+        else:
+            raise ValueError("cross_validate: labels are needed with materials")
+        other = computed or computed_classes()
+        fold_of = grouped_folds(
+            CompositionBatch.from_formulas([*measured.materials, *other.materials]), folds, self.seed
+        )
+        fold_of_measured, fold_of_other = fold_of[: len(measured)], fold_of[len(measured) :]
+        p_gapped, mean, std = torch.zeros(3, len(measured)).unbind()
+        for fold in range(folds):
+            train, test = measured.rows(fold_of_measured != fold), fold_of_measured == fold
+            model = BandGapModel(self.options, self.seed)
+            model.fit(train.materials, train.labels, computed=other.rows(fold_of_other != fold))
+            predicted = model.distribution(measured.materials.rows(test))
+            p_gapped[test], mean[test], std[test] = predicted.p_gapped, predicted.gap_mean, predicted.gap_std
+            if progress is not None:
+                done = fold_of_measured <= fold
+                so_far = BandGapDistribution(p_gapped[done], mean[done], std[done])
+                progress(fold, BandGapValidation.from_predictions(so_far, measured.labels[done], fold + 1))
+        return BandGapValidation.from_predictions(BandGapDistribution(p_gapped, mean, std), measured.labels, folds)
 
     def save(self, path: str | Path) -> None:
         """Write the fitted model as float16 safetensors, its settings as JSON in the header."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
+from io import BytesIO
 from pathlib import Path
 from typing import IO, Any
 
@@ -17,9 +18,9 @@ from envs.formula import CompositionBatch, parse_formula, write_formula
 
 
 def open_data_file(name: str) -> IO[bytes]:
-    """Open a file of `surrogates/data` for reading; names ending in .gz are decompressed."""
-    file = (resources.files("surrogates") / "data" / name).open("rb")
-    return gzip.open(file) if name.endswith(".gz") else file  # type: ignore[return-value]
+    """Return the contents of a file of `surrogates/data`; those of names ending in .gz are decompressed."""
+    content = (resources.files("surrogates") / "data" / name).read_bytes()
+    return BytesIO(gzip.decompress(content) if name.endswith(".gz") else content)
 
 
 @lru_cache(maxsize=1)
@@ -87,7 +88,7 @@ class Dataset:
     materials: CompositionBatch
     """N compositions, as written in the table (not reduced)."""
 
-    values: pd.DataFrame
+    properties: pd.DataFrame
     """N rows of float values, one column each."""
 
 
@@ -104,8 +105,8 @@ def load_dataset(
 
     Raises:
         ValueError: The file is missing, empty or not a table; a column is missing; a formula is unreadable; a value is
-            not a finite number. The message is one line with the file, column, data row (1 is the first below the header)
-            and value.
+            not a finite number. The message is one line that names the file, the column, the data row (1 is the first
+            below the header) and the value found.
     """
     file = Path(path)
     table = _read_table(file)

@@ -21,12 +21,11 @@ def integer_amounts(materials: CompositionBatch) -> tuple[Tensor, Tensor]:
     none the row is not exact and its amounts are 0.
     """
     amounts = materials.amounts.double()
-    rounded = amounts.round()
-    exact = ((amounts - rounded).abs() < _TOLERANCE).all(1)
+    rounded, exact = amounts.round(), _near_integers(amounts)
     if not bool(exact.all()):
         for scale in range(2, MAX_SCALE + 1):
             scaled = amounts * scale
-            fits = ((scaled - scaled.round()).abs() < _TOLERANCE).all(1) & ~exact
+            fits = _near_integers(scaled) & ~exact
             rounded = torch.where(fits.unsqueeze(1), scaled.round(), rounded)
             exact = exact | fits
     integers = rounded.long() * exact.unsqueeze(1)
@@ -34,6 +33,11 @@ def integer_amounts(materials: CompositionBatch) -> tuple[Tensor, Tensor]:
     for column in range(1, integers.shape[1]):
         divisor = torch.gcd(divisor, integers[:, column])
     return integers // divisor.clamp_min(1).unsqueeze(1), exact
+
+
+def _near_integers(amounts: Tensor) -> Tensor:
+    rounded = amounts.round()
+    return (((amounts - rounded).abs() < _TOLERANCE) & ((rounded > 0) | (amounts == 0))).all(1)
 
 
 @lru_cache(maxsize=1)
