@@ -155,7 +155,7 @@ class Trainer:
         with torch.no_grad():
             sampled = self.base.sample(n_base, self.generator) if n_base else None
         self._choose_beta()
-        n_replay = options.batch_size - n_policy - n_base if len(self.replay) else 0
+        n_replay = max(0, options.batch_size - n_policy - n_base) if len(self.replay) else 0
         replayed = self.replay.draw(n_replay, self.base_weight, self.current_beta, self.generator) if n_replay else None
 
         offline = torch.cat([part.actions for part in (sampled, replayed) if part is not None] or [torch.empty(0)])
