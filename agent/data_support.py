@@ -15,7 +15,8 @@ from agent.objective import Objective
 from agent.policy import Policy
 from agent.reward import Reward
 from envs import DesignSpace
-from surrogates.properties import PROPERTIES, PropertyDistribution
+from surrogates.distribution import PropertyDistribution
+from surrogates.properties import PROPERTIES
 
 _SAMPLES = 4096
 _FEWEST_KNOWN = 20

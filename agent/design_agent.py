@@ -10,10 +10,9 @@ agent.coverage()
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import torch
@@ -23,12 +22,11 @@ from agent.coverage import Coverage, Scored, measure_coverage
 from agent.policy import Policy, PolicyNetwork, Rollout
 from agent.prior import Prior
 from agent.replay import effective_share
-from agent.reward import FunctionReward, Reward, RewardFunction, RewardValues, as_reward
+from agent.reward import SMALLEST, FunctionReward, Reward, RewardFunction, RewardValues, as_reward
 from agent.trainer import StepReport, Trainer
 from agent.training_options import TrainingOptions
 from envs import DesignSpace
 
-_SCORING_CHUNK = 4096
 _CHECKED_SAMPLES = 64
 
 
@@ -62,6 +60,8 @@ class DesignAgent:
             raise ValueError(f"prior_weight: {prior_weight:g} is not in 0..1")
         if not 0 < beta < 1000:
             raise ValueError(f"beta: {beta:g} is not a positive number below 1000")
+        if not 0 <= seed < 2**62:
+            raise ValueError(f"seed: {seed} is not in 0..2^62")
         self.space = space
         self.reward = as_reward(reward)
         self.prior = prior
@@ -70,8 +70,10 @@ class DesignAgent:
         self.seed = seed
         self.options = options or TrainingOptions()
         check_reward(self.reward, space, seed)
-        base = prior.policy(space) if prior is not None else Policy(space, PolicyNetwork.for_space(space))
-        self.trainer = Trainer(space, self.reward, base, self.prior_weight, beta, self.options, seed)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)  # initial weights
+            base = prior.policy(space) if prior is not None else _uniform_policy(space)
+            self.trainer = Trainer(space, self.reward, base, self.prior_weight, beta, self.options, seed)
         self._generator = torch.Generator().manual_seed(seed + 1)
         self.history: list[dict[str, float]] = []
 
@@ -162,11 +164,17 @@ class DesignAgent:
         return frame
 
     def coverage(self, n: int = 8192, seed: int = 0) -> Coverage:
-        """Measure how much of the target the policy covers, by n samples of it and n of the base measure."""
+        """Measure how much of the target the policy covers, by n samples of it and n of the base measure.
+
+        Raises:
+            ValueError: n is not positive.
+        """
+        if n < 1:
+            raise ValueError(f"n: {n} is not a positive number of samples")
         generator = torch.Generator().manual_seed(seed)
         from_policy = self.policy.sample_many(n, generator)
         from_base = self.base.sample_many(n, generator)
-        distinct = len(from_policy.actions.unique(dim=0)) / n
+        distinct = len(torch.unique(from_policy.actions, dim=0)) / n
         return measure_coverage(self._score(from_policy), self._score(from_base), distinct)
 
     def _score(self, rollout: Rollout) -> Scored:
@@ -223,15 +231,22 @@ def check_reward(reward: Reward | FunctionReward, space: DesignSpace, seed: int 
     """Evaluate a reward on one batch of uniform samples.
 
     Raises:
-        ValueError: The reward fails or returns something else than finite values >= 0; the message names it.
+        ValueError: The reward fails, returns something else than finite values >= 0, or only values too small to be
+            told apart; the message names it.
     """
     state = space.sample_uniform_policy(_CHECKED_SAMPLES, torch.Generator().manual_seed(seed))
     materials = space.materials(state)
-    values = reward(materials)
-    bad = ~torch.isfinite(values.log_reward)
+    if isinstance(reward, FunctionReward):
+        largest = float(reward.values(materials).max())
+        if 0 < largest < SMALLEST:
+            raise ValueError(
+                f"reward {reward.name!r}: the largest of {len(materials)} values is {largest:.2g}, "
+                f"but values below {SMALLEST:g} are not told apart; scale it up"
+            )
+        return
+    bad = ~torch.isfinite(reward(materials).log_reward)
     if bad.any():
-        name = reward.name if isinstance(reward, FunctionReward) else "objectives"
-        raise ValueError(f"reward {name!r}: not finite for {materials[int(bad.nonzero()[0, 0])]}")
+        raise ValueError(f"objectives: not finite for {materials[int(bad.nonzero()[0, 0])]}")
 
 
 def property_columns(values: RewardValues) -> dict[str, Tensor]:
@@ -248,20 +263,5 @@ def property_columns(values: RewardValues) -> dict[str, Tensor]:
     return columns
 
 
-def distinct_rows(materials: Sequence[str]) -> list[int]:
-    """Return the position of the first occurrence of each material."""
-    first: dict[str, int] = {}
-    for row, material in enumerate(materials):
-        first.setdefault(material, row)
-    return list(first.values())
-
-
-def describe(agent: DesignAgent) -> dict[str, Any]:
-    """Return what defines an agent, as JSON-compatible values."""
-    return {
-        "space": {"class": type(agent.space).__name__, **agent.space.identity},
-        "prior_weight": agent.prior_weight,
-        "beta": agent.beta,
-        "seed": agent.seed,
-        "options": asdict(agent.options),
-    }
+def _uniform_policy(space: DesignSpace) -> Policy:
+    return Policy(space, PolicyNetwork.for_space(space).requires_grad_(False))

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from surrogates.base import Surrogate
-    from surrogates.properties import PropertyDistribution
+    from surrogates.distribution import PropertyDistribution
 
 Goal = Literal["window", "minimize", "maximize"]
 

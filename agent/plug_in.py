@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import sysconfig
 import traceback
 from importlib import import_module
 from pathlib import Path
@@ -33,7 +34,7 @@ def load_plug_in(plug_in: PlugIn, what: str) -> Any:
         raise ValueError(f"{where}: cannot import module {error.name!r} (searched from {Path.cwd()})") from None
     except AttributeError:
         raise ValueError(f"{where}: module {module_name!r} has no {name!r}") from None
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script may end the process when it is imported
         raise ValueError(f"{where}: importing it failed: {describe_failure(error)}") from error
     if not isinstance(found, type):
         if plug_in.init_args:
@@ -41,13 +42,22 @@ def load_plug_in(plug_in: PlugIn, what: str) -> Any:
         return found
     try:
         return found(**plug_in.init_args)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ValueError(f"{where}: making it failed: {describe_failure(error)}") from error
 
 
 def describe_failure(error: BaseException) -> str:
-    """Return type, message and place of an exception in one line."""
-    frames = traceback.extract_tb(error.__traceback__)
+    """Return type, message and place of an exception in one line; the place is the innermost one in the user's code."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_installed(frame.filename)]
     place = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
     message = " ".join(str(error).split())
     return f"{type(error).__name__}: {message}{place}"
+
+
+def _is_installed(filename: str) -> bool:
+    """Whether a source file belongs to Python, to an installed package or to MatSmith itself."""
+    here = Path(__file__).parent
+    return filename.startswith("<") or any(
+        Path(filename).is_relative_to(folder)
+        for folder in (here, here.parent / "surrogates", *map(sysconfig.get_path, ("stdlib", "purelib", "platlib")))
+    )

@@ -14,17 +14,20 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from agent.objective import Objective
-from surrogates.properties import PropertyDistribution, evaluate_properties, property_named
+from agent.plug_in import describe_failure
+from surrogates.distribution import PropertyDistribution
+from surrogates.properties import evaluate_properties, property_named
 
 RewardFunction = Callable[[Sequence[str]], Any]
 FLOOR = 0.01
 """Added to the score of a `Reward` before the logarithm, so that hopeless materials keep a finite log-reward."""
-_SMALLEST = 1e-6
-"""Smallest reward of a user's function that the logarithm still distinguishes, relative to the largest one seen."""
+SMALLEST = 1e-6
+"""Smallest value of a user's function that the logarithm still distinguishes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +76,15 @@ class Reward:
 
     def predict(self, materials: Sequence[str]) -> dict[str, PropertyDistribution]:
         """Return the predicted distribution of every property that the objectives ask for."""
-        return evaluate_properties([o.property for o in self.objectives], materials, self._models)
+        try:
+            return evaluate_properties([o.property for o in self.objectives], materials, self._models)
+        except ValueError:
+            raise
+        except Exception as error:
+            if not self._models:
+                raise
+            names = ", ".join(f"{type(model).__name__} for {name!r}" for name, model in self._models.items())
+            raise ValueError(f"property model ({names}) failed: {describe_failure(error)}") from error
 
     def __call__(self, materials: Sequence[str]) -> RewardValues:
         """Return log-reward, utilities and properties of N materials."""
@@ -96,9 +107,20 @@ class FunctionReward:
         self.name = name or getattr(function, "__qualname__", type(function).__name__)
 
     def __call__(self, materials: Sequence[str]) -> RewardValues:
-        """Return the logarithm of the function's values; zero counts as a millionth."""
-        values = checked_values(self.function(list(materials)), len(materials), f"reward {self.name!r}", materials)
-        return RewardValues(values.clamp_min(_SMALLEST).log())
+        """Return the logarithm of the function's values; what is below a millionth counts as a millionth."""
+        return RewardValues(self.values(materials).clamp_min(SMALLEST).log().float())
+
+    def values(self, materials: Sequence[str]) -> Tensor:
+        """Return the function's own values, double (N,).
+
+        Raises:
+            ValueError: The function fails, or returns something else than N finite values >= 0.
+        """
+        try:
+            found = self.function(list(materials))
+        except Exception as error:
+            raise ValueError(f"reward {self.name!r} failed: {describe_failure(error)}") from error
+        return checked_values(found, len(materials), f"reward {self.name!r}", materials)
 
 
 def as_reward(reward: Reward | FunctionReward | RewardFunction) -> Reward | FunctionReward:
@@ -107,15 +129,18 @@ def as_reward(reward: Reward | FunctionReward | RewardFunction) -> Reward | Func
 
 
 def checked_values(values: object, n: int, name: str, materials: Sequence[str]) -> Tensor:
-    """Return a plug-in's values as float (n,).
+    """Return a plug-in's values as double (n,).
 
     Raises:
         ValueError: Wrong shape, not numbers, NaN, infinite or negative; the message names the plug-in and a material.
     """
     try:
-        result = torch.as_tensor(values, dtype=torch.float32).detach()
-    except (TypeError, ValueError, RuntimeError):
-        raise ValueError(f"{name}: returned {type(values).__name__}, expected {n} numbers") from None
+        array = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+        if array.dtype.kind not in "biufO" or any(isinstance(value, str) for value in array.flat):
+            raise TypeError
+        result = torch.from_numpy(array.astype(np.float64))
+    except Exception:  # an array-like object may raise anything
+        raise ValueError(f"{name}: returned {_describe(values)}, expected {n} numbers") from None
     if result.shape != (n,):
         raise ValueError(f"{name}: returned an array of shape {tuple(result.shape)}, expected ({n},)")
     bad = ~torch.isfinite(result) | (result < 0)
@@ -126,6 +151,11 @@ def checked_values(values: object, n: int, name: str, materials: Sequence[str]) 
             f"({int(bad.sum())} of {n} values are not)"
         )
     return result
+
+
+def _describe(values: object) -> str:
+    first = f" of {type(values[0]).__name__}" if isinstance(values, list | tuple) and values else ""
+    return f"{type(values).__name__}{first}"
 
 
 def scalarize(utilities: Tensor, weights: Tensor, method: str) -> Tensor:
