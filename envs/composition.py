@@ -15,11 +15,12 @@ import torch
 from smact.screening import ICSD24FilterConfig
 from torch import Tensor
 
+from envs.charge_sets import BITS_PER_WORD, shift, union
 from envs.chemistry import ATOMIC_NUMBERS, check_elements, formula_order
 from envs.composition_limits import CompositionLimits
 from envs.design_space import DesignSpace
 from envs.formula import CompositionBatch, parse_formula, reduce_amounts
-from envs.look_ahead import BITS_PER_WORD, LookAheadTables, build_tables
+from envs.look_ahead import LookAheadTables, build_tables
 
 _STOPPED, _LAST, _BUDGET, _FIRST_PLACED = range(4)  # columns of a state
 _CHARGE_FEATURES = BITS_PER_WORD  # charges 0..62 that a policy sees; higher ones occur only far outside the defaults
@@ -279,10 +280,10 @@ class CompositionSpace(DesignSpace):
         charge, exists = self._states[element], self._state_exists[element]  # (n, R)
         added = charge * count[:, None]
         if self._rules.charge_rule != "pauling":
-            new = _union(_shift(free, added), exists)
+            new = union(shift(free, added), exists)
             return torch.cat([new, torch.zeros_like(new), torch.zeros_like(new)], dim=1)
-        new_tied = _union(_shift(no_anion, added), exists & (charge > 0))
-        new_anion = _union(_shift(free | anion, added), exists & (charge < 0))
+        new_tied = union(shift(no_anion, added), exists & (charge > 0))
+        new_anion = union(shift(free | anion, added), exists & (charge < 0))
         has_zero = (exists & (charge == 0)).any(1, keepdim=True)
         new_clean = torch.where(has_zero, free, 0)
         new_tied |= torch.where(has_zero, tied, 0)
@@ -394,30 +395,3 @@ class CompositionSpace(DesignSpace):
             return f"atoms: {sum(amounts.values()):g} are more than {self._rules.max_atoms}"
         missing = [symbol for symbol in self.limits.required if symbol not in amounts]
         return f"required element: {missing[0]} is missing" if missing else None
-
-
-def _shift(words: Tensor, amounts: Tensor) -> Tensor:
-    """Move the bits of packed sets (n, W) up by each of (n, R) amounts, down when negative; return (n, R, W)."""
-    word_mask = (1 << BITS_PER_WORD) - 1
-    n_words = words.shape[1]
-    if n_words == 1:
-        up = (words << amounts.clamp(0, BITS_PER_WORD)) & word_mask
-        return (up >> (-amounts).clamp(0, BITS_PER_WORD)).unsqueeze(-1)
-    by_words = amounts.div(BITS_PER_WORD, rounding_mode="floor").unsqueeze(-1)
-    by_bits = (amounts % BITS_PER_WORD).unsqueeze(-1)
-    source = torch.arange(n_words) - by_words  # (n, R, W)
-    words = words[:, None].expand_as(source)
-
-    def at(position: Tensor) -> Tensor:
-        inside = (position >= 0) & (position < n_words)
-        return torch.where(inside, words.gather(2, position.clamp(0, n_words - 1)), 0)
-
-    return ((at(source) << by_bits) & word_mask) | (at(source - 1) >> (BITS_PER_WORD - by_bits))
-
-
-def _union(sets: Tensor, member: Tensor) -> Tensor:
-    """Union over R of packed sets (n, R, W), where they are members (n, R); return (n, W)."""
-    union = torch.zeros_like(sets[:, 0])
-    for part in torch.where(member.unsqueeze(-1), sets, 0).unbind(1):
-        union |= part
-    return union

@@ -21,19 +21,14 @@ from math import gcd, prod
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
-BITS_PER_WORD = 63
-"""Charges are bits of non-negative int64 words."""
+from envs.charge_sets import BoolArray, IntArray, n_words, pack_bits
 
 MAX_GIGABYTES = 2.0
 """Largest size of the tables together; the defaults take a hundredth of it."""
 
 ChargeRule = Literal["pauling", "neutral", "none"]
 """neutral and Pauling-ordered; neutral only; no charges at all."""
-
-BoolArray = npt.NDArray[np.bool_]
-IntArray = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -94,7 +89,7 @@ def build_tables(rules: CompositionRules) -> LookAheadTables:
     within_limits = (budgets[:, 0] >= rules.min_elements) & (budgets[:, 2] == 1)
     may_stop = within_limits[:, None] & none_required_after[None, :]
 
-    shape = (n_budgets, n_elements, rules.max_count, _words(n_charges))
+    shape = (n_budgets, n_elements, rules.max_count, n_words(n_charges))
     gigabytes = 3 * 8 * prod(shape) / 1e9
     if gigabytes > MAX_GIGABYTES:
         raise ValueError(
@@ -160,20 +155,6 @@ def build_tables(rules: CompositionRules) -> LookAheadTables:
         n_charges,
         feasible,
     )
-
-
-def pack_bits(charges: BoolArray) -> IntArray:
-    """Pack bool (..., Q) into int64 words (..., W), `BITS_PER_WORD` bits each, lowest charge first."""
-    n_words = _words(charges.shape[-1])
-    padded = np.zeros((*charges.shape[:-1], n_words * BITS_PER_WORD), dtype=np.int64)
-    padded[..., : charges.shape[-1]] = charges
-    by_word = padded.reshape(*charges.shape[:-1], n_words, BITS_PER_WORD)
-    packed: IntArray = (by_word << np.arange(BITS_PER_WORD, dtype=np.int64)).sum(axis=-1)
-    return packed
-
-
-def _words(n_charges: int) -> int:
-    return -(-n_charges // BITS_PER_WORD)
 
 
 def _charges_before(finish: BoolArray, after: IntArray, added: int) -> BoolArray:

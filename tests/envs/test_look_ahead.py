@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from smact.screening import ICSD24FilterConfig, smact_validity
 
 from envs import CompositionSpace
+from envs.charge_sets import BITS_PER_WORD, pack_bits
 from envs.chemistry import oxidation_states
-from envs.look_ahead import BITS_PER_WORD, CompositionRules, build_tables, pack_bits
+from envs.look_ahead import CompositionRules, build_tables
 from tests.envs.strategies import (
     Amounts,
     compositions_by_brute_force,
