@@ -9,11 +9,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from smact.screening import ICSD24FilterConfig
 from torch import Tensor
 
 from agent.network_file import read_tensors, write_tensors
 from agent.objective import Objective
+from agent.plug_in import describe_failure
 from agent.policy import PolicyNetwork
 from agent.prior import Prior, PriorReport
 from agent.reward import FunctionReward, Reward, RewardFunction
@@ -60,9 +62,24 @@ def load_agent(
     path: str | Path, space: DesignSpace | None, reward: Reward | FunctionReward | RewardFunction | None
 ) -> DesignAgent:
     """Read a checkpoint; see `DesignAgent.load`."""
+    tensors, description = read_tensors(path, "agent")
+    with torch.random.fork_rng(devices=[]):  # weights are drawn before they are replaced
+        try:
+            return _restore_agent(tensors, description, path, space, reward)
+        except (KeyError, IndexError, RuntimeError, TypeError, AttributeError) as error:
+            reason = describe_failure(error)
+            raise ValueError(f"{path}: does not fit this version of MatSmith ({reason})") from None
+
+
+def _restore_agent(
+    tensors: dict[str, Tensor],
+    description: dict[str, Any],
+    path: str | Path,
+    space: DesignSpace | None,
+    reward: Reward | FunctionReward | RewardFunction | None,
+) -> DesignAgent:
     from agent.design_agent import DesignAgent
 
-    tensors, description = read_tensors(path, "agent")
     stored = dict(description["space"])
     kind = stored.pop("class")
     if space is None:
@@ -76,21 +93,18 @@ def load_agent(
         raise ValueError(f"{path}: a checkpoint of another design space (differs in {', '.join(differing) or kind})")
     if reward is None:
         reward = _restore_reward(description["reward"], path)
-    try:
-        prior = _restore_prior(tensors, description["prior"])
-        agent = DesignAgent(
-            space,
-            reward,
-            prior,
-            description["prior_weight"],
-            description["beta"],
-            description["seed"],
-            TrainingOptions(**description["options"]),
-        )
-        agent._generator.set_state(tensors.pop("agent.generator"))
-        agent.trainer.load_state_dict(tensors, description["training"])
-    except (KeyError, RuntimeError, TypeError) as error:
-        raise ValueError(f"{path}: does not fit this version of MatSmith ({str(error).splitlines()[0]})") from None
+    prior = _restore_prior(tensors, description["prior"])
+    agent = DesignAgent(
+        space,
+        reward,
+        prior,
+        description["prior_weight"],
+        description["beta"],
+        description["seed"],
+        TrainingOptions(**description["options"]),
+    )
+    agent._generator.set_state(tensors.pop("agent.generator"))
+    agent.trainer.load_state_dict(tensors, description["training"])
     names = list(StepReport.__annotations__)
     agent.history = [dict(zip(names, row, strict=True)) for row in description["history"]]
     return agent

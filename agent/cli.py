@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _make_parser() -> ArgumentParser:
-    from ruamel.yaml import YAMLError
+    from ruamel.yaml.error import YAMLError
 
     set_loader("yaml", _load_yaml, exceptions=(YAMLError,))
     parser = _Parser(
@@ -82,7 +82,9 @@ def _make_parser() -> ArgumentParser:
     sample = _Parser(description="Sample materials from the policy of a run.")
     sample.add_argument("run", type=Path, help="folder of the run")
     sample.add_argument("--n", type=int, default=100, help="number of samples")
-    sample.add_argument("--corrected", type=bool, default=False, help="resample to the exact target")
+    sample.add_argument(
+        "--corrected", type=bool, default=False, nargs="?", const=True, help="resample to the exact target"
+    )
     sample.add_argument("--seed", type=int | None, default=None, help="of this call")
     sample.add_argument("--output", type=Path | None, default=None, help="write a CSV file instead of a table")
     _add_json(sample)
@@ -139,16 +141,20 @@ def _resume(parser: ArgumentParser, options: Namespace) -> None:
 
 
 def _sample(parser: ArgumentParser, options: Namespace) -> None:
-    if options.n < 1:
-        raise ValueError(f"n: {options.n} is not a positive number of samples")
+    if options.output is not None and (options.output.is_dir() or not options.output.absolute().parent.is_dir()):
+        what = "is a folder" if options.output.is_dir() else "lies in no folder that exists"
+        raise ValueError(f"output: {options.output} {what}, expected the path of a CSV file")
     from agent.design_run import sample_run
 
     config, folder = _stored_config(parser, options.run)
     frame = sample_run(config, folder, options.n, options.corrected, options.seed)
     if options.output is not None:
         temporary = options.output.with_name(f"{options.output.name}.part-{os.getpid()}")
-        frame.to_csv(temporary, index=False, float_format="%.6g")
-        temporary.replace(options.output)
+        try:
+            frame.to_csv(temporary, index=False, float_format="%.6g")
+            temporary.replace(options.output)
+        finally:
+            temporary.unlink(missing_ok=True)
     if options.json:
         print(json.dumps({**frame.attrs, "samples": json.loads(frame.to_json(orient="records"))}))
         return
@@ -217,7 +223,7 @@ def _print_result(result: DesignResult, as_json: bool) -> None:
         print(json.dumps(values))
         return
     hidden = ("log_prob", "log_prior", "training_distance", "rung", "nearest_distance")
-    shown = [n for n in result.candidates if n not in hidden and not n.startswith("utility_")]
+    shown = [n for n in result.candidates if n not in hidden and not str(n).startswith("utility_")]
     print(_table(result.candidates.head(10)[shown]))
     novel = result.candidates["novel"].mean()
     print(f"\n{len(result.candidates)} candidates, {novel:.0%} not in the lists of known formulas")

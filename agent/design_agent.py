@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from agent.coverage import Coverage, Scored, measure_coverage
+from agent.interruption import interrupt_between_steps
 from agent.policy import Policy, PolicyNetwork, Rollout
 from agent.prior import Prior
 from agent.replay import effective_share
@@ -56,12 +57,7 @@ class DesignAgent:
         seed: int = 0,
         options: TrainingOptions | None = None,
     ) -> None:
-        if not 0 <= prior_weight <= 1:
-            raise ValueError(f"prior_weight: {prior_weight:g} is not in 0..1")
-        if not 0 < beta < 1000:
-            raise ValueError(f"beta: {beta:g} is not a positive number below 1000")
-        if not 0 <= seed < 2**62:
-            raise ValueError(f"seed: {seed} is not in 0..2^62")
+        check_settings(prior_weight, beta, seed)
         self.space = space
         self.reward = as_reward(reward)
         self.prior = prior
@@ -92,7 +88,7 @@ class DesignAgent:
     ) -> pd.DataFrame:
         """Train; return the history, one row a step.
 
-        After an interruption the next call first finishes the schedule that was left open.
+        Ctrl-C takes effect between two steps, and the next call first finishes the schedule that was left open.
 
         Args:
             steps: Gradient steps of the schedule.
@@ -107,7 +103,10 @@ class DesignAgent:
         if steps < 1:
             raise ValueError(f"steps: {steps} is not a positive number")
         remaining = self.trainer.remaining or steps
-        with tqdm(total=remaining, desc="training", unit="step", disable=not progress) as bar:
+        with (
+            tqdm(total=remaining, desc="training", unit="step", disable=not progress) as bar,
+            interrupt_between_steps() as check,
+        ):
 
             def report(step: StepReport) -> None:
                 self.history.append(asdict(step))
@@ -119,6 +118,7 @@ class DesignAgent:
                     )
                 if callback is not None:
                     callback(step)
+                check()
 
             self.trainer.train(steps, report)
         return pd.DataFrame(self.history)
@@ -138,6 +138,8 @@ class DesignAgent:
         """
         if n < 1:
             raise ValueError(f"n: {n} is not a positive number of samples")
+        if seed is not None:
+            check_seed(seed)
         generator = self._generator if seed is None else torch.Generator().manual_seed(seed)
         n_drawn = max(4 * n, 4096) if corrected else n
         rollout = self.policy.sample_many(n_drawn, generator)
@@ -225,6 +227,25 @@ class DesignAgent:
         from agent.checkpoint import load_agent
 
         return load_agent(path, space, reward)
+
+
+def check_settings(prior_weight: float, beta: float, seed: int) -> None:
+    """Check what can be checked before space, reward and prior are made.
+
+    Raises:
+        ValueError: A number is out of range; the message names it.
+    """
+    if not 0 <= prior_weight <= 1:
+        raise ValueError(f"prior_weight: {prior_weight:g} is not in 0..1")
+    if not 0 < beta < 1000:
+        raise ValueError(f"beta: {beta:g} is not a positive number below 1000")
+    check_seed(seed)
+
+
+def check_seed(seed: int) -> None:
+    """Raise a ValueError unless a seed is one."""
+    if not 0 <= seed < 2**62:
+        raise ValueError(f"seed: {seed} is not a whole number from 0 to 2^62")
 
 
 def check_reward(reward: Reward | FunctionReward, space: DesignSpace, seed: int = 0) -> None:

@@ -16,7 +16,8 @@ from agent.candidates import collect_candidates
 from agent.config import DesignConfig, ObjectiveConfig, SpaceConfig
 from agent.coverage import Coverage
 from agent.data_support import DataSupport, examine
-from agent.design_agent import DesignAgent
+from agent.design_agent import DesignAgent, check_settings
+from agent.interruption import ForcedInterrupt
 from agent.objective import Objective
 from agent.plug_in import load_plug_in
 from agent.prior import Prior
@@ -28,6 +29,7 @@ from surrogates import load_dataset
 from surrogates.base import Surrogate
 
 _CHECKPOINT_SECONDS = 20.0
+_MOST_SAMPLES = 1_000_000
 
 
 class Interrupted(Exception):  # noqa: N818 - not an error: the user's wish
@@ -60,9 +62,9 @@ def start_design(
         ValueError: Anything wrong with the configuration; nothing has been written.
         Interrupted: Ctrl-C while training; a checkpoint has been written.
     """
-    _check(config)
     folder = RunFolder(config.output)
     folder.check_free(config.overwrite)
+    _check(config)
     agent = make_agent(config, progress)
     support = examine(agent.space, agent.reward, agent.base, config.seed) if isinstance(agent.reward, Reward) else None
     if support is not None:
@@ -72,6 +74,7 @@ def start_design(
     folder.write_json("environment.json", describe_environment(config.seed))
     if support is not None:
         folder.write_json("support.json", asdict(support))
+    agent.save(folder.checkpoint)  # a run that is killed at once can be resumed as well
     return _train_and_collect(agent, config, folder, support, progress)
 
 
@@ -91,7 +94,19 @@ def resume_design(config: DesignConfig, folder: RunFolder, progress: bool) -> De
 def _train_and_collect(
     agent: DesignAgent, config: DesignConfig, folder: RunFolder, support: DataSupport | None, progress: bool
 ) -> DesignResult:
-    started = saved = time.monotonic()
+    started = time.monotonic()
+    try:
+        _train(agent, config, folder, progress)
+        coverage, candidates = _collect(agent, config, folder, started)
+    except KeyboardInterrupt:
+        at = f"step {agent.trainer.step} of {config.steps}"
+        raise Interrupted(f"interrupted {'at' if agent.trainer.step < config.steps else 'after'} {at}") from None
+    return DesignResult(folder.path, candidates, coverage, support, time.monotonic() - started)
+
+
+def _train(agent: DesignAgent, config: DesignConfig, folder: RunFolder, progress: bool) -> None:
+    """Train and leave a checkpoint, after an interruption too."""
+    saved = time.monotonic()
     steps_left = config.steps - agent.trainer.step
     with folder.open_metrics(agent.trainer.step) as metrics:
 
@@ -105,31 +120,41 @@ def _train_and_collect(
         try:
             if steps_left > 0:
                 agent.train(steps_left, progress=progress, callback=after_step)
+        except ForcedInterrupt:
+            raise  # in the middle of a step: the last checkpoint stays
         except KeyboardInterrupt:
             agent.save(folder.checkpoint)
-            raise Interrupted(f"interrupted at step {agent.trainer.step} of {config.steps}") from None
+            raise
     agent.save(folder.checkpoint)
+
+
+def _collect(
+    agent: DesignAgent, config: DesignConfig, folder: RunFolder, started: float
+) -> tuple[Coverage, pd.DataFrame]:
+    """Judge the policy and write candidates and report."""
     coverage = agent.coverage(seed=config.seed)
     folder.write_json("coverage.json", asdict(coverage))
     candidates = collect_candidates(agent, config.candidates, config.samples, config.seed)
     folder.write_text("candidates.csv", candidates.to_csv(index=False, float_format="%.6g"))
-    seconds = time.monotonic() - started
     environment = json.loads((folder.path / "environment.json").read_text(encoding="utf-8"))
-    environment["seconds"] = round(environment.get("seconds", 0.0) + seconds, 1)
+    environment["seconds"] = round(environment.get("seconds", 0.0) + time.monotonic() - started, 1)
     folder.write_json("environment.json", environment)
     from agent.report import write_report
 
     write_report(folder.path)
-    return DesignResult(folder.path, candidates, coverage, support, seconds)
+    return coverage, candidates
 
 
 def _check(config: DesignConfig) -> None:
     for name in ("steps", "candidates", "samples"):
         if getattr(config, name) < 1:
             raise ValueError(f"{name}: {getattr(config, name)} is not a positive number")
+    if config.samples > _MOST_SAMPLES:
+        raise ValueError(f"samples: {config.samples} is more than {_MOST_SAMPLES:,}")
+    check_settings(config.prior_weight, config.beta, config.seed)
     if config.threads is not None:
-        if config.threads < 1:
-            raise ValueError(f"threads: {config.threads} is not a positive number")
+        if not 1 <= config.threads <= 1024:
+            raise ValueError(f"threads: {config.threads} is not in 1..1024")
         torch.set_num_threads(config.threads)
 
 
@@ -198,6 +223,12 @@ def make_prior(config: DesignConfig, space: CompositionSpace, progress: bool) ->
 
 
 def sample_run(config: DesignConfig, folder: RunFolder, n: int, corrected: bool, seed: int | None) -> pd.DataFrame:
-    """Sample from the policy of a finished or interrupted run."""
+    """Sample from the policy of a finished or interrupted run.
+
+    Raises:
+        ValueError: n out of range, no checkpoint, or one that does not fit the configuration.
+    """
+    if not 1 <= n <= _MOST_SAMPLES:
+        raise ValueError(f"n: {n} is not in 1..{_MOST_SAMPLES:,}")
     agent = DesignAgent.load(folder.checkpoint, space=make_space(config.space), reward=make_reward(config))
     return agent.sample(n, corrected=corrected, seed=seed)

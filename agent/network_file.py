@@ -44,7 +44,7 @@ def read_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[s
 
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"{path}: no such file (expected a {kind} written by MatSmith)")
+        raise ValueError(f"{path}: no such file (expected {_with_article(kind)} written by MatSmith)")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -56,6 +56,12 @@ def read_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[s
         description: dict[str, Any] = json.loads(metadata["description"])
     except (KeyError, ValueError):
         raise ValueError(f"{path}: a safetensors file, but not one written by MatSmith") from None
-    if description.get("kind") != kind:
-        raise ValueError(f"{path}: holds a {description.get('kind')!r}, expected a {kind}")
+    found = description.get("kind") if isinstance(description, dict) else None
+    if found != kind:
+        holds = _with_article(found) if isinstance(found, str) else "something else"
+        raise ValueError(f"{path}: holds {holds}, expected {_with_article(kind)}")
     return tensors, description
+
+
+def _with_article(kind: str) -> str:
+    return f"{'an' if kind[:1] in 'aeiou' else 'a'} {kind}"

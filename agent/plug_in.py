@@ -57,7 +57,6 @@ def describe_failure(error: BaseException) -> str:
 def _is_installed(filename: str) -> bool:
     """Whether a source file belongs to Python, to an installed package or to MatSmith itself."""
     here = Path(__file__).parent
-    return filename.startswith("<") or any(
-        Path(filename).is_relative_to(folder)
-        for folder in (here, here.parent / "surrogates", *map(sysconfig.get_path, ("stdlib", "purelib", "platlib")))
-    )
+    folders = [str(here), str(here.parent / "surrogates")]
+    folders += [sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")]
+    return filename.startswith("<") or any(Path(filename).is_relative_to(folder) for folder in folders)

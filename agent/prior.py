@@ -92,12 +92,14 @@ class Prior:
             ValueError: Fewer than 20 materials lie inside the space.
         """
         materials = list(materials)
-        inside, outside = _sort_out(space, materials)
-        if len(inside) < 20:
-            kinds = ", ".join(f"{count} by {kind}" for kind, count in outside.items())
-            raise ValueError(f"a prior needs at least 20 materials inside the space, not {len(inside)} ({kinds})")
+        known, outside = _sort_out(space, materials)
+        if len(known) < 20:
+            kinds = ", ".join(f"{count} by {kind}" for kind, count in outside.items()) or "none"
+            raise ValueError(
+                f"a prior needs at least 20 distinct materials inside the space, not {len(known)} (outside: {kinds})"
+            )
         generator = torch.Generator().manual_seed(seed)
-        actions = space.encode(inside)[torch.randperm(len(inside), generator=generator)]
+        actions = known[torch.randperm(len(known), generator=generator)]
         n_held_out = max(len(actions) // 20, 5)
         held_out, training = actions[:n_held_out], actions[n_held_out:]
         uniform_nats = -float(Policy(space, PolicyNetwork.for_space(space)).log_prob_in_chunks(held_out).mean())
@@ -113,7 +115,7 @@ class Prior:
             horizon = 10 * math.ceil(len(training) / batch_size)
             bar = tqdm(range(1, max_epochs + 1), desc="fitting the prior", unit="epoch", disable=not progress)
             for epoch in bar:
-                for rows in torch.randperm(len(training), generator=generator).split(batch_size):
+                for rows in torch.split(torch.randperm(len(training), generator=generator), batch_size):
                     fall = 0.55 + 0.45 * math.cos(math.pi * min(step / horizon, 1.0))
                     optimizer.param_groups[0]["lr"] = learning_rate * fall * min(1.0, (step + 1) / 50)
                     loss = -Policy(space, network).log_prob(training[rows]).mean()
@@ -133,10 +135,10 @@ class Prior:
             bar.close()
         average.load_state_dict(best)
         with torch.no_grad():
-            average.output.weight /= temperature
-            average.output.bias /= temperature
+            average.output.weight.div_(temperature)
+            average.output.bias.div_(temperature)
         held_out_nats = -float(Policy(space, average).log_prob_in_chunks(held_out).mean())
-        return cls(average, PriorReport(len(inside), outside, held_out_nats, uniform_nats, best_epoch))
+        return cls(average, PriorReport(len(known), outside, held_out_nats, uniform_nats, best_epoch))
 
     @classmethod
     @cache
@@ -147,7 +149,8 @@ class Prior:
     def policy(self, space: DesignSpace) -> Policy:
         """Return the frozen prior policy in a space."""
         if id(space) not in self._policies:
-            network = self.network.transfer(space.feature_names, space.action_names).requires_grad_(False)
+            with torch.random.fork_rng(devices=[]):  # weights are drawn before they are replaced
+                network = self.network.transfer(space.feature_names, space.action_names).requires_grad_(False)
             self._policies[id(space)] = Policy(space, network)
         return self._policies[id(space)]
 
@@ -175,20 +178,30 @@ class Prior:
             ValueError: Not a file of a prior; the message names it.
         """
         tensors, description = read_tensors(path, "prior")
-        network = PolicyNetwork(
-            description["feature_names"], description["action_names"], description["width"], description["depth"]
-        )
-        network.load_state_dict({name: value.float() for name, value in tensors.items()})
-        return cls(network.eval(), PriorReport(**description["report"]))
+        try:
+            with torch.random.fork_rng(devices=[]):  # weights are drawn before they are replaced
+                network = PolicyNetwork(
+                    description["feature_names"],
+                    description["action_names"],
+                    description["width"],
+                    description["depth"],
+                )
+            network.load_state_dict({name: value.float() for name, value in tensors.items()})
+            return cls(network.eval(), PriorReport(**description["report"]))
+        except (KeyError, RuntimeError, TypeError) as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(f"{path}: does not fit this version of MatSmith ({reason})") from None
 
 
-def _sort_out(space: DesignSpace, materials: list[str]) -> tuple[list[str], dict[str, int]]:
-    """Distinct materials inside the space, and how many others break which kind of rule."""
+def _sort_out(space: DesignSpace, materials: list[str]) -> tuple[Tensor, dict[str, int]]:
+    """Action sequences of the distinct materials inside the space, and how many others break which kind of rule."""
     distinct = list(dict.fromkeys(materials))
     reasons = space.explain(distinct)
     inside = [material for material, reason in zip(distinct, reasons, strict=True) if reason is None]
     kinds = Counter(reason.split(":")[0] for reason in reasons if reason is not None)
-    return inside, dict(kinds.most_common())
+    actions = space.encode(inside)
+    first = {sequence: row for row, sequence in reversed(list(enumerate(map(tuple, actions.tolist()))))}
+    return actions[sorted(first.values())], dict(kinds.most_common())
 
 
 @torch.no_grad()

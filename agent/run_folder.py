@@ -55,7 +55,12 @@ class RunFolder:
         """
         if self.path.exists() and not self.path.is_dir():
             raise ValueError(f"output: {self.path} is a file, expected a folder")
-        entries = [entry.name for entry in self.path.iterdir()] if self.path.exists() else []
+        parent = next(folder for folder in (self.path, *self.path.absolute().parents) if folder.exists())
+        if not parent.is_dir():
+            raise ValueError(f"output: cannot make {self.path}, because {parent} is a file")
+        if not os.access(parent, os.W_OK | os.X_OK):
+            raise ValueError(f"output: cannot write into {parent}")
+        entries = sorted(entry.name for entry in self.path.iterdir()) if self.path.exists() else []
         if not entries:
             return
         if not any(name in entries for name in _OURS):
@@ -77,8 +82,11 @@ class RunFolder:
         """Write a file that appears whole or not at all."""
         target = self.path / name
         temporary = target.with_name(f"{name}.part-{os.getpid()}")
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(target)
+        try:
+            temporary.write_text(text, encoding="utf-8")
+            temporary.replace(target)
+        finally:
+            temporary.unlink(missing_ok=True)
         return target
 
     def write_json(self, name: str, values: Mapping[str, Any]) -> Path:
@@ -107,7 +115,7 @@ class MetricsLog:
         self._seconds = json.loads(kept[-1])["seconds"] if kept else 0.0
         self._started = datetime.now(UTC)
         self._file = file.open("a", encoding="utf-8")
-        self._events: Any = SummaryWriter(str(path / "tb"), purge_step=step + 1)  # type: ignore[no-untyped-call]
+        self._events: Any = SummaryWriter(str(path / "tb"), purge_step=step + 1)
 
     def write(self, report: StepReport) -> None:
         """Append one step."""

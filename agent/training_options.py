@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -46,18 +47,24 @@ class TrainingOptions:
     def __post_init__(self) -> None:
         if self.loss not in ("tb", "subtb", "lpv", "rtb"):
             raise ValueError(f"loss: unknown {self.loss!r} (expected tb, subtb, lpv or rtb)")
-        if self.batch_size < 8:
-            raise ValueError(f"batch_size: {self.batch_size} is fewer than 8")
-        if self.policy_share <= 0 or self.base_share < 0 or self.policy_share + self.base_share > 1:
+        if not 8 <= self.batch_size <= 100_000:
+            raise ValueError(f"batch_size: {self.batch_size} is not in 8..100,000")
+        if not self.batch_size <= self.replay_capacity <= 10_000_000:
+            raise ValueError(
+                f"replay_capacity: {self.replay_capacity} is not between batch_size={self.batch_size} and 10,000,000"
+            )
+        if not (self.policy_share > 0 and self.base_share >= 0 and self.policy_share + self.base_share <= 1):
             raise ValueError(
                 f"policy_share={self.policy_share:g} and base_share={self.base_share:g} must be shares, "
                 "the first above 0, that add up to at most 1"
             )
         if not 0 <= self.epsilon < 1:
             raise ValueError(f"epsilon: {self.epsilon:g} is not in 0..1")
-        if not self.temperature > 0:
-            raise ValueError(f"temperature: {self.temperature:g} is not positive")
-        if not self.learning_rate > 0:
-            raise ValueError(f"learning_rate: {self.learning_rate:g} is not positive")
-        if not 0 <= self.annealing <= 1:
-            raise ValueError(f"annealing: {self.annealing:g} is not in 0..1")
+        for name in ("temperature", "learning_rate", "residual_scale"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name}: {getattr(self, name):g} is not a positive number")
+        if not 0 <= self.likelihood_weight < math.inf:
+            raise ValueError(f"likelihood_weight: {self.likelihood_weight:g} is not a number >= 0")
+        for name in ("annealing", "least_effective_share", "average_decay"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}: {getattr(self, name):g} is not in 0..1")
