@@ -100,6 +100,14 @@ class Rollout:
     log_reference: Tensor | None = None
     """Log-probability of each trajectory under a reference network, float (n,), where one was given."""
 
+    log_exploring: Tensor | None = None
+    """Log-probability of each trajectory under the exploring policy, float (n,), where that is another one."""
+
+    @property
+    def log_drawn(self) -> Tensor:
+        """Log-probability of each trajectory under the distribution that it was drawn from, float (n,), no gradient."""
+        return self.log_prob.detach() if self.log_exploring is None else self.log_exploring
+
     @property
     def state(self) -> Tensor:
         """The finished states, long (n, state_size)."""
@@ -163,12 +171,17 @@ class Policy:
         rows = torch.arange(n)
         step_log_prob = torch.zeros(n, space.max_steps)
         log_reference = torch.zeros(n)
+        log_exploring = torch.zeros(n)
+        explores = temperature != 1.0 or epsilon > 0
         for step in range(space.max_steps):
             here = states[step, :1] if step == 0 else states[step, rows]
             mask, features = space.mask(here), space.features(here)
             log_policy = _masked_log_softmax(self.network(features), mask)
             with torch.no_grad():
-                chosen = _draw(log_policy, mask, len(rows), generator, temperature, epsilon)
+                weights = _exploring(log_policy, mask, temperature, epsilon)
+                chosen = _draw(weights, len(rows), generator)
+                if explores:
+                    log_exploring[rows] += _log_share(weights, chosen)
             taken = log_policy[0, chosen] if step == 0 else log_policy.gather(1, chosen[:, None]).squeeze(1)
             step_log_prob = step_log_prob.index_put((rows, torch.tensor(step)), taken)
             if reference is not None:
@@ -181,19 +194,37 @@ class Policy:
             rows = rows[~space.is_finished(following)]
             if not len(rows):
                 break
-        return Rollout(actions, states, step_log_prob, None if reference is None else log_reference)
+        return Rollout(
+            actions,
+            states,
+            step_log_prob,
+            None if reference is None else log_reference,
+            log_exploring if explores else None,
+        )
 
     def log_prob(self, actions: Tensor) -> Tensor:
         """Return the log-probability of action sequences, long (n, T) -> float (n,), with gradient where enabled."""
         return self.replay(visit(self.space, actions)).log_prob
 
-    def replay(self, visited: Visited) -> Rollout:
-        """Return given trajectories with this policy's log-probabilities, with gradient where enabled."""
+    def replay(self, visited: Visited, *, temperature: float = 1.0, epsilon: float = 0.0) -> Rollout:
+        """Return given trajectories with this policy's log-probabilities, with gradient where enabled.
+
+        Args:
+            visited: The trajectories.
+            temperature: Of the exploring policy, whose log-probabilities are returned as well.
+            epsilon: The same.
+        """
         log_policy = _masked_log_softmax(self.network(visited.features), visited.mask)
         chosen = visited.actions[visited.row, visited.step]
         taken = log_policy.gather(1, chosen[:, None]).squeeze(1)
         step_log_prob = torch.zeros(visited.actions.shape).index_put((visited.row, visited.step), taken)
-        return Rollout(visited.actions, visited.states, step_log_prob)
+        if temperature == 1.0 and not epsilon:
+            return Rollout(visited.actions, visited.states, step_log_prob)
+        with torch.no_grad():
+            weights = _exploring(log_policy, visited.mask, temperature, epsilon)
+            log_exploring = torch.zeros(len(visited.actions))
+            log_exploring.index_add_(0, visited.row, _log_share(weights, chosen))
+        return Rollout(visited.actions, visited.states, step_log_prob, log_exploring=log_exploring)
 
     @torch.no_grad()
     def log_prob_in_chunks(self, actions: Tensor, size: int = 4096) -> Tensor:
@@ -235,13 +266,21 @@ def _masked_log_softmax(logits: Tensor, mask: Tensor) -> Tensor:
     return logits.masked_fill(~mask, -torch.inf).log_softmax(dim=1)
 
 
-def _draw(
-    log_policy: Tensor, mask: Tensor, n: int, generator: torch.Generator, temperature: float, epsilon: float
-) -> Tensor:
-    """Draw one action a row, long (n,), by inverse cumulative distribution; one row of `log_policy` serves all."""
+def _exploring(log_policy: Tensor, mask: Tensor, temperature: float, epsilon: float) -> Tensor:
+    """Return the probabilities of actions while exploring."""
     weights = log_policy.exp() if temperature == 1.0 else (log_policy / temperature).softmax(dim=1)
     if epsilon:
         weights = (1 - epsilon) * weights + epsilon * mask / mask.sum(dim=1, keepdim=True)
+    return weights
+
+
+def _log_share(weights: Tensor, chosen: Tensor) -> Tensor:
+    taken = weights[0, chosen] if len(weights) == 1 else weights.gather(1, chosen[:, None]).squeeze(1)
+    return taken.log()
+
+
+def _draw(weights: Tensor, n: int, generator: torch.Generator) -> Tensor:
+    """Draw one action a row, long (n,), by inverse cumulative distribution; one row of weights serves all."""
     cumulative = weights.cumsum(dim=1)
     uniform = torch.rand(n, generator=generator)
     if len(cumulative) == 1:

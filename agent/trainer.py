@@ -161,13 +161,14 @@ class Trainer:
         offline = torch.cat([part.actions for part in (sampled, replayed) if part is not None] or [torch.empty(0)])
         rollouts = [on_policy]
         if len(offline):
-            rollouts.append(self.policy.replay(visit(self.space, offline.long())))
+            explore = {"temperature": options.temperature, "epsilon": options.epsilon}
+            rollouts.append(self.policy.replay(visit(self.space, offline.long()), **explore))
         rollout = _join(rollouts)
         fresh = self._score(rollout, on_policy, sampled)
         log_base = torch.cat([fresh.log_base, replayed.log_base]) if replayed is not None else fresh.log_base
         log_reward = torch.cat([fresh.log_reward, replayed.log_reward]) if replayed is not None else fresh.log_reward
         self.replay.add(fresh)
-        self._remember(rollout.log_prob.detach()[:n_policy], fresh, n_policy)
+        self._remember(rollout.log_drawn[:n_policy], fresh, n_policy)
 
         log_z = log_mean_exp(self.replay.log_weights(self.base_weight, self.current_beta))
         loss = self._balance_loss(rollout, log_base, log_reward, log_z)
@@ -190,7 +191,7 @@ class Trainer:
         log_base = on_policy.log_reference
         if sampled is not None:
             log_base = torch.cat([log_base, sampled.log_prob])
-        log_policy = rollout.log_prob.detach()[:n]
+        log_policy = rollout.log_drawn[:n]
         values = self.reward(self.space.materials(state))
         log_mixture = log_policy + math.log(n_policy / n)
         if n_base:
@@ -322,4 +323,5 @@ def _join(rollouts: Sequence[Rollout]) -> Rollout:
         torch.cat([rollout.actions for rollout in rollouts]),
         torch.cat([rollout.states for rollout in rollouts], dim=1),
         torch.cat([rollout.step_log_prob for rollout in rollouts]),
+        log_exploring=torch.cat([rollout.log_drawn for rollout in rollouts]),
     )
