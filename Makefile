@@ -12,7 +12,6 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "MatSmith needs Python >= 3.11; try: make PYTHON=python3.11")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing MatSmith and its dependencies into $(VENV) (a few minutes the first time)"
-	@$(PIP) torch
 	@$(PIP) -e .
 	@touch $@
 
@@ -24,7 +23,7 @@ demo: $(VENV)/installed
 	$(BIN)/matsmith design --config experiments/configs/solar_absorber.yaml --output runs/demo --overwrite true
 
 test: $(VENV)/installed-developer
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto
 
 lint: $(VENV)/installed-developer
 	$(BIN)/ruff format --check .
