@@ -20,8 +20,9 @@ from torch import Tensor
 
 MATERN_LENGTH = 1.0  # in root-mean-square standard deviations of the features
 NOISE_VARIANCE = 0.02  # relative to the variance of the gaps
-MEASURED_SHARE = 0.4  # w, the share of the model of the measured classes
-MEASURED_WEIGHT = 3.0  # of a measured class, in units of a computed one
+MEASURED_SHARE = 0.5  # w, the share of the model of the measured classes
+_CHUNK = 4096
+MEASURED_REPEATS = 3  # how much a measured class counts beside a computed one
 
 
 @dataclass
@@ -47,20 +48,30 @@ class GapTeacher:
         self._factor = factor.float()
         return self
 
-    def predict(self, features: Tensor, chunk: int = 4096) -> tuple[Tensor, Tensor]:
-        """Return mean and spread of the gap in eV, each (N,); the spread has no calibrated scale."""
-        parts = [self._predict(part) for part in torch.split(features, chunk)]
-        return torch.cat([mean for mean, _ in parts]), torch.cat([spread for _, spread in parts])
+    def predict(self, features: Tensor) -> Tensor:
+        """Return the gap in eV, (N,)."""
+        return torch.cat(
+            [(self._trees(part).mean(0) + self._process(part)) / 2 for part in _chunks(features)]
+        ).clamp_min(0)
 
-    def _predict(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        inputs = features.numpy()
-        trees = torch.from_numpy(np.stack([tree.predict(inputs) for tree in self._forest.estimators_])).float()
+    def spread(self, features: Tensor) -> Tensor:
+        """Return the uncertainty of the gap in eV up to a factor, (N,): spread of the trees and of the process."""
+        return torch.cat([self._spread(part) for part in _chunks(features)])
+
+    def _spread(self, features: Tensor) -> Tensor:
         kernel = _matern32(features, self._inputs)
-        process_mean = self._mean + self._scale * (kernel @ self._weights)
         solved = torch.linalg.solve_triangular(self._factor, kernel.T, upper=False)
         process_variance = (1 - solved.square().sum(0)).clamp_min(0) * self._scale**2
-        spread = ((trees.var(0) + process_variance) / 2).sqrt()
-        return ((trees.mean(0) + process_mean) / 2).clamp_min(0.0), spread
+        spread: Tensor = ((self._trees(features).var(0) + process_variance) / 2).sqrt()
+        return spread
+
+    def _trees(self, features: Tensor) -> Tensor:
+        inputs = features.numpy()
+        return torch.from_numpy(np.stack([tree.predict(inputs) for tree in self._forest.estimators_])).float()
+
+    def _process(self, features: Tensor) -> Tensor:
+        mean: Tensor = self._mean + self._scale * (_matern32(features, self._inputs) @ self._weights)
+        return mean
 
 
 @dataclass
@@ -73,6 +84,7 @@ class ClassTeacher:
     def fit(self, measured: Tensor, gapped: Tensor, computed: Tensor, shares: Tensor) -> Self:
         """Fit to features (N, F) with measured classes (N,) and features (M, F) with computed shares (M,)."""
         from sklearn.ensemble import ExtraTreesClassifier, HistGradientBoostingClassifier
+        from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # comes with scikit-learn
 
         labels = gapped.numpy().astype(int)
         self._forest: Any = ExtraTreesClassifier(
@@ -84,9 +96,11 @@ class ClassTeacher:
             self._boosted = HistGradientBoostingClassifier(
                 max_iter=self.trees, learning_rate=0.15, max_leaf_nodes=63, early_stopping=False, random_state=self.seed
             )
-            weights = np.r_[np.full(len(labels), MEASURED_WEIGHT), np.ones(len(shares))]
-            classes = np.r_[labels, (shares >= 0.5).numpy().astype(int)]
-            self._boosted.fit(torch.cat([measured, computed]).numpy(), classes, sample_weight=weights)
+            # Repeated rows, for sample weights make the binning of the features slow.
+            inputs = torch.cat([measured] * MEASURED_REPEATS + [computed]).numpy()
+            classes = np.r_[np.tile(labels, MEASURED_REPEATS), (shares >= 0.5).numpy().astype(int)]
+            with threadpool_limits(torch.get_num_threads()):  # boosted trees take every core otherwise
+                self._boosted.fit(inputs, classes)
         return self
 
     def predict(self, features: Tensor) -> Tensor:
@@ -97,6 +111,10 @@ class ClassTeacher:
             other = 1 - self._boosted.predict_proba(inputs)[:, 1]
             metal = metal**MEASURED_SHARE * other ** (1 - MEASURED_SHARE)
         return torch.from_numpy(1 - metal).float()
+
+
+def _chunks(features: Tensor) -> tuple[Tensor, ...]:
+    return torch.split(features, _CHUNK)
 
 
 def _matern32(first: Tensor, second: Tensor) -> Tensor:

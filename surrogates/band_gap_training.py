@@ -29,20 +29,26 @@ SMALLEST_SPREAD = 0.02  # eV
 class TrainingOptions:
     """How the network is trained."""
 
-    members: int = 5
-    hidden: tuple[int, ...] = (128, 128)
-    steps: int = 4000
+    members: int = 4
+    hidden: tuple[int, ...] = (192, 128)
+    steps: int = 9000
     learning_rate: float = 3e-3
     weight_decay: float = 1e-3
-    measured_batch: int = 96
-    """Rows of a batch, a member, that have a measured label; a third of them a gap above zero."""
-    taught_batch: int = 224
-    """Rows of a batch, a member, whose targets are the teachers'."""
+    gap_batch: int = 24
+    """Rows of a batch, a member: with a measured gap above zero."""
+    known_batch: int = 64
+    """Rows that are known materials."""
+    substituted_batch: int = 256
+    """Rows that are substitutions."""
+    class_weight: float = 6.0
+    """Weight of the cross-entropy beside the absolute error of the gap in standard deviations."""
     trees: int = 200
     """Trees of each teacher."""
     calibration_folds: int = 4
-    substitutions: int = 20_000
-    """Random substitutions of known formulas that the teachers label."""
+    substitutions: int = 120_000
+    """Compositions one element away from a known one; half of them from materials with a measured label."""
+    spread_rows: int = 30_000
+    """How many of all compositions the teacher gives a spread, which is slow."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,27 +76,28 @@ def train_network(
     """
     computed = computed.without(set(measured.materials))
     generator = torch.Generator().manual_seed(seed)
-    measured_raw = composition_features(measured.materials)
-    computed_raw = composition_features(computed.materials)
-    pool = _substitutions([measured.materials, computed.materials], options.substitutions, generator)
-    known = torch.cat([measured_raw, computed_raw])
-    mean, std = known.mean(0), known.std(0).clamp_min(1e-3)
-    inputs = standardise(torch.cat([known, composition_features(pool)]), mean, std)
+    half = options.substitutions // 2
+    everything = [
+        measured.materials,
+        computed.materials,
+        _substitutions([measured.materials, computed.materials], options.substitutions - half, generator),
+        _substitutions([measured.materials], half, generator),
+    ]
+    inputs = torch.cat([composition_features(materials) for materials in everything])
+    n_measured, n_known = len(measured), len(measured) + len(computed)
+    mean, std = inputs[:n_known].mean(0), inputs[:n_known].std(0).clamp_min(1e-3)
+    inputs = standardise(inputs, mean, std)
 
-    n_measured, n_known = len(measured), len(known)
     gapped = measured.labels > 0
-    gap_rows = gapped.nonzero().squeeze(1)
+    gap_rows, metal_rows = gapped.nonzero().squeeze(1), (~gapped).nonzero().squeeze(1)
     gaps = measured.labels[gap_rows]
     gap_mean, gap_std = float(gaps.mean()), float(gaps.std())
-    taught_gap, spread = _teach_gaps(inputs, gap_rows, gaps, measured.materials.rows(gap_rows), options, seed)
-    classes = ClassTeacher(seed, options.trees).fit(
-        inputs[:n_measured], gapped, inputs[n_measured:n_known], computed.labels
-    )
-    targets = torch.stack([(taught_gap - gap_mean) / gap_std, spread.log(), classes.predict(inputs)], 1)
-    targets[:n_measured, GAP] = torch.nan
-    targets[gap_rows, GAP] = (gaps - gap_mean) / gap_std
-    targets[:n_measured, GAPPED] = gapped.float()
-    pools = (gap_rows, torch.arange(n_measured), torch.arange(n_measured, len(inputs)))
+    gap, spread = _teach_gaps(inputs, gap_rows, gaps, measured.materials.rows(gap_rows), options, seed)
+    gap[gap_rows], gap[metal_rows] = gaps, torch.nan
+    classes = ClassTeacher(seed, options.trees)
+    classes.fit(inputs[:n_measured], gapped, inputs[n_measured:n_known], computed.labels)
+    targets = torch.stack([(gap - gap_mean) / gap_std, spread.log(), classes.predict(inputs)], 1)
+    pools = (gap_rows, torch.arange(n_known), torch.arange(n_known, len(inputs)))
     network = _fit_ensemble(inputs, targets, pools, options, generator)
     return FittedNetwork(network, mean, std, gap_mean, gap_std)
 
@@ -120,22 +127,25 @@ def _padded(materials: CompositionBatch, width: int) -> tuple[Tensor, Tensor]:
 def _teach_gaps(
     inputs: Tensor, gap_rows: Tensor, gaps: Tensor, materials: CompositionBatch, options: TrainingOptions, seed: int
 ) -> tuple[Tensor, Tensor]:
-    """Return the teacher's mean and spread (eV) for all inputs; the spread is scaled to hold 68 % of unseen systems.
+    """Return the teacher's gap and spread (eV) for all inputs; the spread is scaled to hold 68 % of unseen systems.
 
-    Rows with a measured gap get the spread that a teacher had which did not know them.
+    Rows with a measured gap get the spread that a teacher had which did not know them; of the others only a random part
+    gets one, the rest NaN.
     """
     folds = grouped_folds(materials, options.calibration_folds, seed)
-    unseen_spread, ratio = torch.zeros(len(gaps)), torch.zeros(len(gaps))
+    unseen, ratio = torch.zeros(len(gaps)), torch.zeros(len(gaps))
     for fold in range(options.calibration_folds):
         train, test = (folds != fold).nonzero().squeeze(1), (folds == fold).nonzero().squeeze(1)
-        teacher = GapTeacher(seed, max(options.trees // 4, 1)).fit(inputs[gap_rows[train]], gaps[train])
-        mean, spread = teacher.predict(inputs[gap_rows[test]])
-        unseen_spread[test] = spread
-        ratio[test] = (mean - gaps[test]).abs() / spread.clamp_min(1e-3)
-    scale = float(ratio.quantile(0.683))
-    mean, spread = GapTeacher(seed, options.trees).fit(inputs[gap_rows], gaps).predict(inputs)
-    spread[gap_rows] = unseen_spread
-    return mean, (scale * spread).clamp_min(SMALLEST_SPREAD)
+        teacher = GapTeacher(seed, max(options.trees // 4, 2)).fit(inputs[gap_rows[train]], gaps[train])
+        unseen[test] = teacher.spread(inputs[gap_rows[test]])
+        error = (teacher.predict(inputs[gap_rows[test]]) - gaps[test]).abs()
+        ratio[test] = error / unseen[test].clamp_min(1e-3)
+    teacher = GapTeacher(seed, options.trees).fit(inputs[gap_rows], gaps)
+    spread = torch.full((len(inputs),), torch.nan)
+    some = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(seed))[: options.spread_rows]
+    spread[some] = teacher.spread(inputs[some])
+    spread[gap_rows] = unseen
+    return teacher.predict(inputs), (float(ratio.quantile(0.683)) * spread).clamp_min(SMALLEST_SPREAD)
 
 
 def _fit_ensemble(
@@ -157,15 +167,14 @@ def _fit_ensemble(
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, options.learning_rate, total_steps=options.steps, pct_start=0.2
     )
-    third = options.measured_batch // 3
-    sizes = (third, options.measured_batch - third, options.taught_batch)
+    sizes = (options.gap_batch, options.known_batch, options.substituted_batch)
     for _ in range(options.steps):
         draws = [
             pool[torch.randint(len(pool), (options.members, size), generator=generator)]
             for pool, size in zip(pools, sizes, strict=True)
         ]
         rows = torch.cat(draws, 1)
-        loss = _loss(network(inputs[rows]), targets[rows])
+        loss = _loss(network(inputs[rows]), targets[rows], options.class_weight)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
@@ -173,11 +182,11 @@ def _fit_ensemble(
     return network.eval().requires_grad_(False)
 
 
-def _loss(outputs: Tensor, targets: Tensor) -> Tensor:
+def _loss(outputs: Tensor, targets: Tensor, class_weight: float) -> Tensor:
     """Return the sum over members of the mean loss of each output over the rows that have a target."""
     known = targets.isfinite()
     weights = known / known.sum(1, keepdim=True).clamp_min(1)
     filled = targets.nan_to_num()
     regression = smooth_l1_loss(outputs[..., :GAPPED], filled[..., :GAPPED], beta=0.1, reduction="none")
     classes = binary_cross_entropy_with_logits(outputs[..., GAPPED:], filled[..., GAPPED:], reduction="none")
-    return (torch.cat([regression, classes], -1) * weights).sum()
+    return (torch.cat([regression, class_weight * classes], -1) * weights).sum()

@@ -10,14 +10,7 @@ from surrogates.band_gap_training import TrainingOptions
 
 FORMULAS = ["GaAs", "NaCl", "Fe", "SrTiO3", "MgO", "Cu3Au", "ZnS", "LiF"]
 SMALL = TrainingOptions(
-    members=2,
-    hidden=(16,),
-    steps=60,
-    trees=8,
-    calibration_folds=2,
-    substitutions=200,
-    measured_batch=30,
-    taught_batch=60,
+    members=2, hidden=(16,), steps=60, trees=8, calibration_folds=2, substitutions=200, spread_rows=100
 )
 
 
