@@ -48,6 +48,8 @@ class BandGapModel:
     def __init__(self, options: TrainingOptions | None = None, seed: int = 0) -> None:
         self.options = options or TrainingOptions()
         self.seed = seed
+        self.validation: BandGapValidation | None = None
+        """Cross-validation of a model fitted like this one; travels with `save` and is set for `default()`."""
         self._fitted: FittedNetwork | None = None
 
     @classmethod
@@ -77,6 +79,7 @@ class BandGapModel:
             raise ValueError(
                 f"band gaps: at least 20 materials with a gap above 0 eV are needed, not {int((gaps > 0).sum())}"
             )
+        self.validation = None
         self._fitted = train_network(
             LabelledMaterials(batch, gaps), computed or computed_classes(), self.options, self.seed
         )
@@ -167,6 +170,7 @@ class BandGapModel:
             "members": fitted.network.members,
             "gap_mean": fitted.gap_mean,
             "gap_std": fitted.gap_std,
+            "validation": self.validation and self.validation.as_dict(),
         }
         save_file(tensors, str(path), metadata={"format": FORMAT, "settings": json.dumps(settings)})
 
@@ -191,6 +195,7 @@ class BandGapModel:
             )
         settings = json.loads(metadata["settings"])
         model = cls()
+        model.validation = BandGapValidation(**settings["validation"]) if settings.get("validation") else None
         network = MLPEnsemble(settings["sizes"], settings["members"])
         input_mean, input_std = tensors.pop("input_mean"), tensors.pop("input_std")
         network.load_state_dict(tensors)

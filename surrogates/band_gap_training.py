@@ -1,7 +1,7 @@
 """Training of the band-gap network: slow, accurate models are distilled into one fast ensemble of small networks.
 
 The network learns the teachers' answers on the known formulas and on random substitutions of them, and the measured
-labels themselves. It is smooth in composition, several hundred times faster, and nearly as accurate.
+gaps themselves. Unlike them it is smooth in composition and fast enough for a training loop.
 """
 
 from __future__ import annotations

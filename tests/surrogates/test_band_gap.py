@@ -7,6 +7,7 @@ from envs.formula import CompositionBatch
 from surrogates import BandGapModel, Surrogate
 from surrogates.band_gap_data import LabelledMaterials, computed_classes, measured_gaps
 from surrogates.band_gap_training import TrainingOptions
+from surrogates.validation import BandGapValidation
 
 FORMULAS = ["GaAs", "NaCl", "Fe", "SrTiO3", "MgO", "Cu3Au", "ZnS", "LiF"]
 SMALL = TrainingOptions(
@@ -70,8 +71,11 @@ def test_a_fit_is_reproducible_and_survives_saving(tmp_path):
     assert torch.equal(model.predict(FORMULAS).mean, again.predict(FORMULAS).mean)
     assert not torch.equal(model.predict(FORMULAS).mean, other.predict(FORMULAS).mean)
     path = tmp_path / "model.safetensors"
+    assert model.validation is None
+    model.validation = BandGapValidation(5, 10, 4, 0.4, 0.8, 0.9, 0.9, 0.7, 0.95)
     model.save(path)
     loaded = BandGapModel.load(path)
+    assert loaded.validation == model.validation
     torch.testing.assert_close(loaded.predict(FORMULAS).mean, model.predict(FORMULAS).mean, rtol=0.02, atol=0.02)
     loaded.save(tmp_path / "again.safetensors")
     assert torch.equal(
