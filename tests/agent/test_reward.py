@@ -1,0 +1,224 @@
+"""`Reward`, `FunctionReward` and `scalarize`, against hand values; plug-ins that misbehave."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from decimal import Decimal
+from typing import Any, Self
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import Tensor
+
+from agent import Objective, Reward
+from agent.design_agent import check_reward, property_columns
+from agent.reward import FunctionReward, as_reward, scalarize
+from surrogates import Prediction
+from tests.agent.examples import space_named
+
+MATERIALS = ["NaCl", "K2O", "NaKS"]
+
+# Scalarization
+
+UTILITIES = torch.tensor([[1.0, 1.0], [0.0, 0.0], [0.6, 0.2], [0.2, 0.6], [0.0, 1.0]], dtype=torch.float64)
+WEIGHTS = torch.tensor([2.0, 1.0], dtype=torch.float64)
+
+
+def test_the_augmented_tchebycheff_by_hand() -> None:
+    # weights scaled to a maximum of one: 1, 0.5; means with weights 2/3, 1/3
+    worst = [0.0, 1.0, max(0.4, 0.4), max(0.8, 0.2), max(1.0, 0.0)]
+    mean = [1.0, 0.0, (1.2 + 0.2) / 3, (0.4 + 0.6) / 3, 1 / 3]
+    expected = [(1 - w + 0.05 * m) / 1.05 for w, m in zip(worst, mean, strict=True)]
+    assert scalarize(UTILITIES, WEIGHTS, "tchebycheff").tolist() == pytest.approx(expected)
+
+
+def test_sum_and_product_by_hand() -> None:
+    mean = [1.0, 0.0, 1.4 / 3, 1.0 / 3, 1.0 / 3]
+    assert scalarize(UTILITIES, WEIGHTS, "sum").tolist() == pytest.approx(mean)
+    product = [1.0, 1e-6, (0.6**2 * 0.2) ** (1 / 3), (0.2**2 * 0.6) ** (1 / 3), (1e-6**2) ** (1 / 3)]
+    assert scalarize(UTILITIES, WEIGHTS, "product").tolist() == pytest.approx(product, rel=1e-6)
+
+
+@pytest.mark.parametrize("method", ["tchebycheff", "sum", "product"])
+def test_scores_are_monotone_shares(method: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    utilities = torch.rand(500, 3, generator=generator)
+    weights = torch.tensor([0.2, 3.0, 1.0])
+    score = scalarize(utilities, weights, method)
+    assert ((score >= 0) & (score <= 1 + 1e-6)).all()
+    for column in range(3):
+        better = utilities.clone()
+        better[:, column] = (better[:, column] + 0.1).clamp_max(1)
+        assert (scalarize(better, weights, method) >= score - 1e-6).all()
+    assert torch.allclose(scalarize(utilities, 10 * weights, method), score, atol=1e-6)
+
+
+def test_one_objective_scores_its_utility() -> None:
+    utility = torch.linspace(0, 1, 11)[:, None]
+    for method in ("tchebycheff", "sum", "product"):
+        assert torch.allclose(scalarize(utility, torch.tensor([0.3]), method), utility[:, 0], atol=2e-6)
+
+
+# Objectives
+
+
+class Model:
+    """A property model: the number of letters of a formula, known to one."""
+
+    def fit(self, materials: Sequence[str], labels: Tensor) -> Self:
+        return self
+
+    def members(self, materials: Sequence[str]) -> Tensor:
+        return torch.zeros(1, len(materials), 1)
+
+    def predict(self, materials: Sequence[str]) -> Prediction:
+        letters = torch.tensor([[float(len(material))] for material in materials])
+        return Prediction(letters, torch.ones_like(letters))
+
+
+def test_a_reward_is_the_logarithm_of_floor_plus_score() -> None:
+    reward = Reward(
+        [Objective("letters", "maximize", 0, 10, model=Model()), Objective("toxicity", "minimize", 0, 1, weight=2)],
+        "sum",
+    )
+    values = reward(MATERIALS)
+    letters = np.array([0.3, 0.2, 0.3])  # one standard deviation below 4, 3 and 4
+    assert values.utilities["letters"].tolist() == pytest.approx(letters)
+    assert values.utilities["toxicity"].tolist() == [1.0, 1.0, 1.0]
+    assert values.log_reward.tolist() == pytest.approx(np.log(0.01 + (letters + 2) / 3), abs=1e-6)
+    columns = property_columns(values)
+    assert columns["letters"].tolist() == [4.0, 3.0, 4.0]
+    assert columns["letters_std"].tolist() == [1.0, 1.0, 1.0]
+    assert {"toxicity_fraction", "utility_letters", "utility_toxicity"} <= set(columns)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Reward([]), "objectives: none given"),
+        (lambda: Reward([Objective("toxicity", high=1.0)] * 2), "the property 'toxicity' occurs more than once"),
+        (lambda: Reward([Objective("bandgap", high=1.0)]), "unknown property 'bandgap'.*did you mean band_gap"),
+        (lambda: Reward([Objective("toxicity", high=1.0)], "max"), "unknown 'max'"),  # type: ignore[arg-type]
+    ],
+)
+def test_a_wrong_reward_is_named(make: Callable[[], Reward], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+class Broken(Model):
+    def predict(self, materials: Sequence[str]) -> Prediction:
+        raise KeyError(materials[0])
+
+
+class Forgetful(Model):
+    def predict(self, materials: Sequence[str]) -> Any:
+        return [1.0] * len(materials)
+
+
+class Unsure(Model):
+    def predict(self, materials: Sequence[str]) -> Prediction:
+        return Prediction(torch.zeros(len(materials), 1), torch.full((len(materials), 1), math.nan))
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (Broken(), r"Broken for 'letters'\) failed: KeyError: 'NaCl' \(test_reward.py, line \d+\)"),
+        (Forgetful(), r"Forgetful for 'letters'\) failed: AttributeError"),
+        (Unsure(), "Unsure.predict: std of letters must be finite"),
+    ],
+)
+def test_a_property_model_that_fails_is_named(model: Model, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Reward([Objective("letters", "maximize", 0, 10, model=model)])(MATERIALS)
+
+
+# Functions
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [1, 0, 2.5],
+        (1.0, 0.0, 2.5),
+        np.array([1.0, 0.0, 2.5], dtype=np.float32),
+        torch.tensor([1.0, 0.0, 2.5], requires_grad=True),
+        torch.tensor([1.0, 0.0, 2.5], dtype=torch.float64),
+        pd.Series([1.0, 0.0, 2.5], index=["a", "b", "c"]),
+        [Decimal(1), Decimal(0), Decimal("2.5")],
+        [np.float64(1), torch.tensor(0.0), 2.5],
+    ],
+)
+def test_any_array_of_numbers_will_do(values: Any) -> None:
+    reward = FunctionReward(lambda materials: values)
+    assert reward(MATERIALS).log_reward.tolist() == pytest.approx([0.0, math.log(1e-6), math.log(2.5)], abs=1e-6)
+    assert reward(MATERIALS).log_reward.dtype == torch.float32
+
+
+def test_booleans_count_as_zero_and_one() -> None:
+    reward = FunctionReward(lambda materials: [True, False, True])
+    assert reward(MATERIALS).log_reward.tolist() == pytest.approx([0.0, math.log(1e-6), 0.0])
+
+
+def test_large_values_keep_a_finite_logarithm() -> None:
+    reward = FunctionReward(lambda materials: [1e300, 1.0, 1e-300])
+    assert reward(MATERIALS).log_reward.tolist() == pytest.approx([300 * math.log(10), 0.0, math.log(1e-6)], rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ([1.0, 2.0], r"returned an array of shape \(2,\), expected \(3,\)"),
+        ([[1.0], [2.0], [3.0]], r"shape \(3, 1\)"),
+        (1.0, r"shape \(\), expected"),
+        ([1.0, math.nan, 3.0], "returned nan for K2O, expected a finite value >= 0"),
+        ([1.0, 2.0, math.inf], "returned inf for NaKS"),
+        ([1.0, -2.0, -3.0], r"returned -2 for K2O.*\(2 of 3 values are not\)"),
+        (["1", "2", "3"], "returned list of str, expected 3 numbers"),
+        ([1.0, "2", 3.0], "returned list of float, expected 3 numbers"),
+        ([1.0, None, 3.0], "expected"),
+        (None, "returned NoneType, expected 3 numbers"),
+        ({"NaCl": 1.0}, "returned dict, expected 3 numbers"),
+        ([1j, 2j, 3j], "returned list of complex, expected 3 numbers"),
+        ([[1.0], [1.0, 2.0], 3.0], "returned list of list, expected 3 numbers"),
+        ((value for value in (1.0, 2.0, 3.0)), "returned generator, expected 3 numbers"),
+        (np.array(["2020-01-01"] * 3, dtype="datetime64[D]"), "returned ndarray, expected 3 numbers"),
+    ],
+)
+def test_values_that_are_no_reward_are_refused(values: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=f"^reward 'mine': .*{message}"):
+        FunctionReward(lambda materials: values, "mine")(MATERIALS)
+
+
+@pytest.mark.parametrize(
+    "error", [KeyError("NaCl"), ZeroDivisionError("two\nlines"), ValueError("x"), OSError(2, "no")]
+)
+def test_a_function_that_raises_is_named_with_the_place(error: Exception) -> None:
+    def mine(materials: Sequence[str]) -> list[float]:
+        raise error
+
+    for evaluate in (lambda: as_reward(mine)(MATERIALS), lambda: check_reward(as_reward(mine), space_named())):
+        with pytest.raises(ValueError, match=r"^reward '.*mine' failed: .*\(test_reward.py, line \d+\)$") as caught:
+            evaluate()
+        assert type(error).__name__ in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_function_of_the_wrong_signature_is_named() -> None:
+    with pytest.raises(ValueError, match=r"^reward 'none' failed: TypeError: .*argument"):
+        check_reward(FunctionReward(lambda: [1.0], "none"), space_named())
+
+
+def test_a_reward_too_small_to_tell_values_apart_is_refused_at_the_check() -> None:
+    with pytest.raises(ValueError, match=r"^reward 'tiny': the largest of 64 values is 3e-09, .* scale it up"):
+        check_reward(FunctionReward(lambda materials: [3e-9] * len(materials), "tiny"), space_named())
+    check_reward(FunctionReward(lambda materials: [0.0] * len(materials)), space_named())  # rare, but possible
+
+
+def test_a_reward_is_wrapped_once() -> None:
+    wrapped = as_reward(lambda materials: [1.0] * len(materials))
+    assert as_reward(wrapped) is wrapped
