@@ -11,12 +11,16 @@ import re
 import signal
 import sys
 from collections.abc import Sequence
+from dataclasses import fields
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from jsonargparse import ArgumentParser, Namespace, set_loader
+from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_loader
+from jsonargparse.typing import register_type
 
-from agent.config import DesignConfig
+from agent.config import DesignConfig, ICSD24FilterOptions, ObjectiveConfig, PlugIn, SpaceConfig
+from agent.training_options import TrainingOptions
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,11 +28,21 @@ if TYPE_CHECKING:
     from agent.design_run import DesignResult
 
 
+_NESTED: dict[str, type] = {
+    "objectives": ObjectiveConfig,
+    "space": SpaceConfig,
+    "icsd24_filter": ICSD24FilterOptions,
+    "training": TrainingOptions,
+}
+
+
 class _Parser(ArgumentParser):
     """Reports a mistake in one line instead of usage and several."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print one line and exit with status 2."""
+        if not self.exit_on_error:  # the parser of a nested value: the outer one adds where it stands
+            raise ArgumentError(None, message) from ex
         _fail(_one_line(message))
 
 
@@ -60,6 +74,7 @@ def _make_parser() -> ArgumentParser:
     from ruamel.yaml.error import YAMLError
 
     set_loader("yaml", _load_yaml, exceptions=(YAMLError,))
+    register_type(PlugIn, PlugIn.as_dict, PlugIn.read)  # its class_path is no subclass of PlugIn
     parser = _Parser(
         prog="matsmith",
         description="Goal-directed design of inorganic materials.",
@@ -184,6 +199,7 @@ def _design_parser(parser: ArgumentParser) -> ArgumentParser:
 
 
 def _design_config(parser: ArgumentParser, options: Namespace) -> DesignConfig:
+    _refuse_null(DesignConfig, options)
     values = _design_parser(parser).instantiate(options)
     return DesignConfig(**{name: values[name] for name in DesignConfig.__dataclass_fields__})
 
@@ -192,6 +208,25 @@ def read_config(path: Path) -> DesignConfig:
     """Return the design configuration of a YAML file."""
     parser = _make_parser()
     return _design_config(parser, _design_parser(parser).parse_args(["--config", str(path)]))
+
+
+def _refuse_null(config: type, values: Any, where: str = "") -> None:
+    """Raise a ValueError for a null, or for something else than a mapping, where the configuration has no room for it.
+
+    jsonargparse lets both pass.
+    """
+    if isinstance(values, Namespace):
+        values = vars(values)
+    if not isinstance(values, dict):
+        raise ValueError(f"{where.rstrip('.')}: expected a mapping of options, not {values!r}")
+    for field in fields(config):
+        value = values.get(field.name)
+        if value is None and field.name in values and field.default is not None:
+            raise ValueError(f"{where}{field.name}: found null, expected a value; leave it out for the default")
+        nested = _NESTED.get(field.name)
+        if nested is not None and value is not None:
+            for entry in value if isinstance(value, list) else [value]:
+                _refuse_null(nested, entry, f"{where}{field.name}.")
 
 
 def _stored_config(parser: ArgumentParser, run: Path) -> tuple[DesignConfig, Any]:
@@ -248,13 +283,33 @@ def _silent(_: str) -> None:
     """Say nothing."""
 
 
+_OPTIONAL = (
+    r"Does not validate against any of the Union.*?Errors:\s+- (.*?)\s+- Expected a <class 'NoneType'>"
+    r"\s+Given value type: .*?Given value: (.*)"
+)
+"""How the parser says that a value is neither what was expected nor null."""
+
+
+def _either_or_null(found: re.Match[str]) -> str:
+    reason, value = found.groups()
+    simple = re.fullmatch(r"Expected a <class '\w+'>", reason)
+    return f"{reason}, or null. Got value: {value}" if simple else reason
+
+
 def _one_line(message: str) -> str:
     """Fold a message into one line, without the parser's talk of its own classes."""
-    text = re.sub(r"Problem with given class_path '[^']*':\s*", "", message)
+    text = re.sub(_OPTIONAL, _either_or_null, message, flags=re.DOTALL)
+    text = re.sub(r"Problem with given class_path '[^']*':\s*", "", text)
+    text = re.sub(r"Not of type \w+: ", "", text)
+    text = re.sub(r"Expected a dot import path string: ", "expected a mapping. Got value: ", text)
+    text = re.sub(r"^Unexpected config: ", "config: expected a mapping of options, found ", text)
     text = re.sub(r"Parser key \"([^\"]*)\":", r"\1:", text)
     text = re.sub(r"Expected a <class '([^']*)'>", r"expected \1", text)
     text = re.sub(r"Expected a typing\.Literal", "expected one of ", text)
-    return " ".join(text.split())
+    unknown = re.search(r"(?:does not accept option|Option) '(?:\w+\.)*(\w+)'", text)
+    names = [field.name for config in (DesignConfig, *_NESTED.values()) for field in fields(config)]
+    close = get_close_matches(unknown[1], names, n=1) if unknown else []
+    return " ".join(text.split()) + (f"; did you mean {close[0]}?" if close else "")
 
 
 def _fail(message: str) -> NoReturn:

@@ -21,6 +21,27 @@ class PlugIn:
     init_args: dict[str, Any] = field(default_factory=dict)
     """Arguments of the class."""
 
+    @classmethod
+    def read(cls, value: object) -> PlugIn:
+        """Return the plug-in that a configuration names: a class path, or a mapping of class_path and init_args.
+
+        Raises:
+            ValueError: Anything else; the message says what was expected.
+        """
+        if isinstance(value, str):
+            return cls(value)
+        path = value.get("class_path") if isinstance(value, dict) else None
+        arguments = (value.get("init_args") or {}) if isinstance(value, dict) else None
+        if not isinstance(value, dict) or not isinstance(path, str) or not isinstance(arguments, dict):
+            raise ValueError(f"expected a mapping of class_path and init_args, not {value!r}")
+        if unknown := [str(key) for key in value if key not in ("class_path", "init_args")]:
+            raise ValueError(f"unknown key {unknown[0]!r} (expected class_path and init_args)")
+        return cls(path, arguments)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what `read` reads."""
+        return {"class_path": self.class_path, "init_args": self.init_args}
+
 
 @dataclass(frozen=True)
 class ICSD24FilterOptions:

@@ -67,9 +67,9 @@ def start_design(
     _check(config)
     agent = make_agent(config, progress)
     support = examine(agent.space, agent.reward, agent.base, config.seed) if isinstance(agent.reward, Reward) else None
+    folder.create()
     if support is not None:
         say(str(support))
-    folder.create()
     folder.write_text("config.yaml", write_config())
     folder.write_json("environment.json", describe_environment(config.seed))
     if support is not None:

@@ -136,7 +136,9 @@ def checked_values(values: object, n: int, name: str, materials: Sequence[str]) 
     """
     try:
         array = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
-        if array.dtype.kind not in "biufO" or (array.dtype.kind == "O" and not array.ndim) or any(isinstance(value, str) for value in array.flat):
+        if array.dtype.kind == "O" and (not array.ndim or any(isinstance(value, str) for value in array.flat)):
+            raise TypeError
+        if array.dtype.kind not in "biufO":
             raise TypeError
         result = torch.from_numpy(array.astype(np.float64))
     except Exception:  # an array-like object may raise anything

@@ -69,8 +69,16 @@ class RunFolder:
             raise ValueError(f"output: {self.path} holds another run; add --overwrite true, or choose another folder")
 
     def create(self) -> None:
-        """Make the folder, emptied of a former run."""
-        self.path.mkdir(parents=True, exist_ok=True)
+        """Make the folder, emptied of a former run.
+
+        Raises:
+            ValueError: It cannot be made.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise ValueError(f"output: cannot make {str(self.path)!r} ({reason})") from None
         for name in (*_OURS, "support.json", "coverage.json", "report.html", "tb"):
             entry = self.path / name
             if entry.is_dir():
