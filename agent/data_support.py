@@ -15,6 +15,7 @@ from agent.objective import Objective
 from agent.policy import Policy
 from agent.reward import Reward
 from envs import DesignSpace
+from surrogates.band_gap import BandGapModel
 from surrogates.distribution import PropertyDistribution
 from surrogates.properties import PROPERTIES
 
@@ -108,7 +109,13 @@ def _error(objective: Objective) -> str | None:
     if objective.model is not None:
         return "a model of your own; its error is not known here"
     if objective.property == "band_gap":
-        return None
+        found = BandGapModel.default().validation
+        if found is None:
+            return "predicted; how well is not known"
+        return (
+            f"{found.folds}-fold cross-validation by chemical system: mean absolute error {found.mae_eV:.2f} eV among "
+            f"{found.gapped:,} materials with a gap; metal or not, area under the ROC curve {found.auc:.3f}"
+        )
     return None
 
 
