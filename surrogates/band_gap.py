@@ -54,11 +54,13 @@ class BandGapModel:
 
     @classmethod
     def default(cls) -> BandGapModel:
-        """Return the model fitted to the embedded tables; the weights are shared between calls."""
-        return _default_model()
+        """Return a model fitted to the embedded tables, ready to use; the weights are read once."""
+        stored, model = _default_model(), cls()
+        model._fitted, model.validation = stored._fitted, stored.validation
+        return model
 
     def fit(self, materials: Iterable[str], labels: Tensor, *, computed: LabelledMaterials | None = None) -> Self:
-        """Fit to measured band gaps.
+        """Fit to measured band gaps; takes minutes with the default options.
 
         Args:
             materials: N formulas or a `CompositionBatch`.
@@ -67,10 +69,15 @@ class BandGapModel:
                 transport table when None.
 
         Raises:
-            ValueError: A label is negative or not finite, or there are fewer than 20 gaps above zero.
+            ValueError: The labels have another shape, one is negative or not finite, or fewer than 20 are above zero.
         """
         batch = CompositionBatch.from_formulas(materials)
-        gaps = torch.as_tensor(labels, dtype=torch.float32).reshape(len(batch), -1).squeeze(1)
+        gaps = torch.as_tensor(labels, dtype=torch.float32)
+        if gaps.shape not in ((len(batch),), (len(batch), 1)):
+            raise ValueError(
+                f"band gaps: expected one label for each of {len(batch)} materials, not {tuple(gaps.shape)}"
+            )
+        gaps = gaps.reshape(len(batch))
         bad = (~torch.isfinite(gaps) | (gaps < 0)).nonzero()
         if len(bad):
             row = int(bad[0])
@@ -80,9 +87,8 @@ class BandGapModel:
                 f"band gaps: at least 20 materials with a gap above 0 eV are needed, not {int((gaps > 0).sum())}"
             )
         self.validation = None
-        self._fitted = train_network(
-            LabelledMaterials(batch, gaps), computed or computed_classes(), self.options, self.seed
-        )
+        other = computed_classes() if computed is None else computed
+        self._fitted = train_network(LabelledMaterials(batch, gaps), other, self.options, self.seed)
         return self
 
     def distribution(self, materials: Iterable[str]) -> BandGapDistribution:
@@ -140,7 +146,7 @@ class BandGapModel:
             measured = LabelledMaterials(CompositionBatch.from_formulas(materials), torch.as_tensor(labels).flatten())
         else:
             raise ValueError("cross_validate: labels are needed with materials")
-        other = computed or computed_classes()
+        other = computed_classes() if computed is None else computed
         fold_of = grouped_folds(
             CompositionBatch.from_formulas([*measured.materials, *other.materials]), folds, self.seed
         )

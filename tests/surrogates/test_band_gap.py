@@ -109,6 +109,22 @@ def test_too_few_gaps_are_refused():
         BandGapModel(SMALL).fit(["GaAs", "Fe"], torch.tensor([1.4, 0.0]))
 
 
+def test_labels_of_another_number_are_refused():
+    with pytest.raises(ValueError, match=r"one label for each of 2 materials, not \(3,\)"):
+        BandGapModel(SMALL).fit(["GaAs", "Fe"], torch.ones(3))
+
+
+def test_refitting_a_default_model_leaves_the_next_one_as_it_was():
+    before = BandGapModel.default().predict(FORMULAS).mean
+    model = BandGapModel.default()
+    model.options = SMALL
+    measured = some_rows(measured_gaps(), 200)
+    model.fit(measured.materials, measured.labels, computed=some_rows(computed_classes(), 0))
+    assert model.validation is None
+    assert not torch.equal(model.predict(FORMULAS).mean, before)
+    assert torch.equal(BandGapModel.default().predict(FORMULAS).mean, before)
+
+
 def test_an_unfitted_model_says_so():
     with pytest.raises(RuntimeError, match="not fitted"):
         BandGapModel().predict(["GaAs"])
