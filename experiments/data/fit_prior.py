@@ -28,7 +28,11 @@ class Options:
 
     output: Path = Path("agent/data/prior.safetensors")
     seed: int = 0
-    width: int = 256
+    width: int = 128
+    """Hidden units; twice as many gain 0.4 nats, but recite more known formulas and train at 0.6 of the speed."""
+    depth: int = 1
+    dropout: float = 0.05
+    max_epochs: int = 14
     samples: int = 10_000
     """Samples whose validity and distinctness are reported."""
 
@@ -45,7 +49,15 @@ def held_out_formulas(space: CompositionSpace, seed: int) -> tuple[list[str], li
 def main(options: Options) -> None:
     space = CompositionSpace()
     training, held_out = held_out_formulas(space, options.seed)
-    prior = Prior.fit(space, training, seed=options.seed, width=options.width)
+    prior = Prior.fit(
+        space,
+        training,
+        seed=options.seed,
+        width=options.width,
+        depth=options.depth,
+        dropout=options.dropout,
+        max_epochs=options.max_epochs,
+    )
     prior.save(options.output)
     prior = Prior.load(options.output)
     actions = space.encode(held_out)
