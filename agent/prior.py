@@ -23,6 +23,9 @@ from agent.network_file import read_tensors, write_tensors
 from agent.policy import Policy, PolicyNetwork
 from envs import DesignSpace
 
+_LEAST_STEPS = 30
+"""Steps of an epoch at least, for with a small table a pass would be a step or two."""
+
 
 @dataclass(frozen=True)
 class PriorReport:
@@ -79,8 +82,8 @@ class Prior:
             seed: Source of all randomness.
             width: Hidden units.
             depth: Residual layers.
-            max_epochs: Passes over the materials at most.
-            patience: Passes without a better held-out likelihood before stopping.
+            max_epochs: Passes over the materials at most; small tables are passed several times an epoch.
+            patience: Epochs without a better held-out likelihood before stopping.
             batch_size: Materials a step.
             learning_rate: Of AdamW; falls to a tenth along a cosine.
             dropout: Share of hidden units left out while fitting.
@@ -112,10 +115,13 @@ class Prior:
             network.dropout.p = dropout
             optimizer = torch.optim.AdamW(network.parameters(), lr=learning_rate, weight_decay=1e-2)
             best, best_nats, best_epoch, step = average.state_dict(), math.inf, 0, 0
-            horizon = 10 * math.ceil(len(training) / batch_size)
+            steps_a_pass = math.ceil(len(training) / batch_size)
+            passes = math.ceil(_LEAST_STEPS / steps_a_pass)
+            horizon = 10 * passes * steps_a_pass
             bar = tqdm(range(1, max_epochs + 1), desc="fitting the prior", unit="epoch", disable=not progress)
             for epoch in bar:
-                for rows in torch.split(torch.randperm(len(training), generator=generator), batch_size):
+                order = [torch.randperm(len(training), generator=generator) for _ in range(passes)]
+                for rows in [rows for part in order for rows in torch.split(part, batch_size)]:
                     fall = 0.55 + 0.45 * math.cos(math.pi * min(step / horizon, 1.0))
                     optimizer.param_groups[0]["lr"] = learning_rate * fall * min(1.0, (step + 1) / 50)
                     loss = -Policy(space, network).log_prob(training[rows]).mean()

@@ -155,8 +155,8 @@ def _whole_lines(file: Path) -> list[str]:
     lines = []
     for line in file.read_text(encoding="utf-8").splitlines():
         try:
-            json.loads(line)
-        except ValueError:
+            json.loads(line)["step"], json.loads(line)["seconds"]
+        except (ValueError, TypeError, KeyError):
             break
         lines.append(line)
     return lines
