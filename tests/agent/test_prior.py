@@ -1,0 +1,168 @@
+"""`Prior`: fitting, counting, storing, and its policy in restricted spaces."""
+
+from __future__ import annotations
+
+from collections import Counter
+from functools import lru_cache
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from agent import Prior
+from agent.network_file import read_tensors
+from envs import CompositionSpace
+from tests.agent.examples import (
+    INTERMETALLIC,
+    LARGER,
+    SMALL,
+    TIED,
+    all_actions,
+    all_formulas,
+    log_distribution,
+    random_prior,
+    small_agent,
+    space_named,
+)
+
+OUTSIDE = ["NaCl9", "Fe2O3", "NaKClO", "NaO2Cl7", "NaK", "FeO"]
+
+
+def alkali_chlorides() -> list[str]:
+    """What a prior should learn: whatever has chlorine and no sulphur."""
+    return [formula for formula in all_formulas(space_named("larger")) if "Cl" in formula and "S" not in formula]
+
+
+@lru_cache
+def fitted() -> Prior:
+    materials = alkali_chlorides() * 2 + OUTSIDE + ["Na2Cl2"]
+    return Prior.fit(space_named("larger"), materials, width=24, depth=1, max_epochs=8, dropout=0.0, progress=False)
+
+
+def test_fitting_beats_the_uniform_policy_on_what_was_held_out() -> None:
+    report = fitted().report
+    assert report.held_out_nats < report.uniform_nats - 0.3
+    assert 1 <= report.epochs <= 8
+    assert f"{report.n_materials} materials inside the space" in str(report)
+
+
+def test_materials_are_counted_once_and_those_outside_by_reason() -> None:
+    space, report = space_named("larger"), fitted().report
+    assert report.n_materials == len(alkali_chlorides())  # Na2Cl2 is NaCl
+    reasons = Counter((reason or "").split(":")[0] for reason in space.explain(OUTSIDE))
+    assert report.outside == dict(reasons)
+    assert sum(report.outside.values()) == len(OUTSIDE)
+
+
+def test_the_fitted_policy_prefers_what_it_was_shown() -> None:
+    space = space_named("larger")
+    probability = log_distribution(fitted().policy(space)).double().exp()
+    assert float(probability.sum()) == pytest.approx(1.0, abs=1e-5)
+    shown = torch.tensor([formula in set(alkali_chlorides()) for formula in all_formulas(space)])
+    uniform = log_distribution(random_prior(space, scale=0.0).policy(space)).double().exp()
+    assert probability[shown].sum() > uniform[shown].sum() + 0.2
+
+
+def test_fitting_depends_on_the_seed_alone() -> None:
+    space = space_named()
+
+    def nats(seed: int, global_seed: int) -> float:
+        torch.manual_seed(global_seed)
+        prior = Prior.fit(space, all_formulas(space), seed=seed, width=8, max_epochs=1, progress=False)
+        return prior.report.held_out_nats
+
+    with torch.random.fork_rng():
+        assert nats(0, 1) == nats(0, 2) != nats(1, 1)
+
+
+def test_too_few_materials_are_refused() -> None:
+    space = space_named()
+    with pytest.raises(ValueError, match=r"at least 20 distinct .* not 2 \(outside: 2 by count, 2 by element, .*"):
+        Prior.fit(space, ["NaCl", "NaCl", "Na2Cl2", "KCl", *OUTSIDE], progress=False)
+    with pytest.raises(ValueError, match=r"not 0 \(outside: none\)"):
+        Prior.fit(space, [], progress=False)
+    with pytest.raises(ValueError, match="Xx"):
+        Prior.fit(space, ["Xx2"], progress=False)
+
+
+def test_a_stored_prior_is_the_same_up_to_half_precision(tmp_path: Path) -> None:
+    space, path = space_named("larger"), tmp_path / "prior.safetensors"
+    fitted().save(path)
+    loaded = Prior.load(path)
+    assert loaded.report == fitted().report
+    difference = log_distribution(loaded.policy(space)) - log_distribution(fitted().policy(space))
+    assert difference.abs().max() < 0.05
+    loaded.save(path)
+    again = Prior.load(path)
+    assert torch.equal(log_distribution(again.policy(space)), log_distribution(loaded.policy(space)))
+    assert [entry.name for entry in tmp_path.iterdir()] == ["prior.safetensors"]
+
+
+def test_files_that_are_no_prior_are_refused_in_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "prior.safetensors"
+    fitted().save(path)
+    tensors, description = read_tensors(path, "prior")
+    content = path.read_bytes()
+
+    def refuse(message: str) -> None:
+        with pytest.raises(ValueError, match=message) as caught:
+            Prior.load(path)
+        assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+    path.write_bytes(content[: len(content) // 2])
+    refuse("cut short")
+    path.write_text("formula\nNaCl\n")
+    refuse("not a readable safetensors file")
+    small_agent().save(path)
+    refuse("holds an agent, expected a prior")
+    import json
+
+    save_file(
+        {name: t for name, t in tensors.items() if "output" not in name}, path, {"description": json.dumps(description)}
+    )
+    refuse("does not fit this version of MatSmith")
+    save_file(tensors, path, {"description": json.dumps(description | {"width": 7})})
+    refuse("does not fit this version of MatSmith")
+    save_file(tensors, path, {"description": json.dumps({"kind": "prior"})})
+    refuse("does not fit this version of MatSmith")
+
+
+# The embedded prior
+
+
+@pytest.mark.parametrize("limits", [SMALL, LARGER, TIED, INTERMETALLIC], ids=str)
+def test_the_embedded_prior_is_a_distribution_in_any_space(limits: dict[str, object]) -> None:
+    space = CompositionSpace(**limits)  # type: ignore[arg-type]
+    policy = Prior.default().policy(space)
+    log_prob = log_distribution(policy)
+    assert float(log_prob.double().exp().sum()) == pytest.approx(1.0, abs=1e-4)
+    assert torch.isfinite(log_prob).all()
+    sampled = policy.sample_many(300, torch.Generator().manual_seed(0)).state
+    assert set(space.decode(sampled)) <= set(all_formulas(space))
+    assert torch.equal(Prior.default().log_prob(space, all_actions(space)), log_prob)
+
+
+def test_the_embedded_prior_knows_chemistry() -> None:
+    space = space_named("larger")
+    log_prob = log_distribution(Prior.default().policy(space))
+    at = {formula: row for row, formula in enumerate(all_formulas(space))}
+    for common, odd in (("K2O", "KO"), ("MgO", "MgO2"), ("KClO3", "K3Cl2O")):
+        assert log_prob[at[common]] > log_prob[at[odd]] + 0.5
+    assert log_prob[at["NaCl"]] > log_prob.mean() + 1
+
+
+def test_every_sample_of_the_embedded_prior_is_inside_the_space() -> None:
+    space = CompositionSpace(required=["O"], max_elements=3, forbidden=["Pb"])
+    state = Prior.default().policy(space).sample_many(400, torch.Generator().manual_seed(0)).state
+    formulas = space.decode(state)
+    assert space.explain(formulas) == [None] * 400
+    assert len(set(formulas)) > 300
+
+
+def test_a_prior_is_frozen_and_leaves_the_global_random_state_alone() -> None:
+    before = torch.random.get_rng_state()
+    policy = random_prior(space_named()).policy(space_named("larger"))
+    assert not any(parameter.requires_grad for parameter in policy.network.parameters())
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert Prior.default() is Prior.default()
