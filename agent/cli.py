@@ -37,7 +37,10 @@ _NESTED: dict[str, type] = {
 
 
 class _Parser(ArgumentParser):
-    """Reports a mistake in one line instead of usage and several."""
+    """Takes options by their whole names, and reports a mistake in one line instead of usage and several."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"allow_abbrev": False, **kwargs})
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print one line and exit with status 2."""

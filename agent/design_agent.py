@@ -176,17 +176,14 @@ class DesignAgent:
         generator = torch.Generator().manual_seed(seed)
         from_policy = self.policy.sample_many(n, generator)
         from_base = self.base.sample_many(n, generator)
+        of_policy = self._score(from_policy, from_policy.log_prob, self.base.log_prob_in_chunks(from_policy.actions))
+        of_base = self._score(from_base, self.policy.log_prob_in_chunks(from_base.actions), from_base.log_prob)
         distinct = len(torch.unique(from_policy.actions, dim=0)) / n
-        return measure_coverage(self._score(from_policy), self._score(from_base), distinct)
+        return measure_coverage(of_policy, of_base, distinct)
 
-    def _score(self, rollout: Rollout) -> Scored:
-        log_base = self.base.log_prob_in_chunks(rollout.actions)
+    def _score(self, rollout: Rollout, log_policy: Tensor, log_base: Tensor) -> Scored:
         log_reward = self.evaluate(rollout).log_reward
-        return Scored(
-            self.policy.log_prob_in_chunks(rollout.actions),
-            log_base,
-            self.prior_weight * log_base + self.beta * log_reward,
-        )
+        return Scored(log_policy, log_base, self.prior_weight * log_base + self.beta * log_reward)
 
     def evaluate(self, rollout: Rollout) -> RewardValues:
         """Return reward, utilities and properties of finished trajectories."""

@@ -24,6 +24,8 @@ from typing import Any
 from agent.trainer import StepReport
 
 _PACKAGES = ("matsmith", "torch", "torchgfn", "gymnasium", "pymatgen", "smact", "scikit-learn", "numpy", "pandas")
+_MARK = "environment.json"
+"""The file by which a run is told from a folder of the user's, whose config.yaml must not be lost."""
 _OURS = ("config.yaml", "environment.json", "metrics.jsonl", "candidates.csv", "checkpoints")
 
 
@@ -63,7 +65,7 @@ class RunFolder:
         entries = sorted(entry.name for entry in self.path.iterdir()) if self.path.exists() else []
         if not entries:
             return
-        if not any(name in entries for name in _OURS):
+        if _MARK not in entries:
             raise ValueError(f"output: {self.path} holds other files ({entries[0]}, ...); choose another folder")
         if not overwrite:
             raise ValueError(f"output: {self.path} holds another run; add --overwrite true, or choose another folder")
