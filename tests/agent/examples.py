@@ -63,8 +63,24 @@ def crc_reward(materials: Sequence[str]) -> list[float]:
     return [1.0 + crc32(material.encode()) % 17 for material in materials]
 
 
+RECIPE: dict[str, Any] = {
+    "batch_size": 16,
+    "policy_share": 0.5,
+    "base_share": 0.125,
+    "learning_rate": 1e-3,
+    "likelihood_weight": 0.1,
+    "epsilon": 0.0,
+    "temperature": 1.0,
+    "annealing": 0.4,
+    "least_effective_share": 0.2,
+    "replay_capacity": 500,
+    "average_decay": 0.99,
+}
+"""A small recipe, whatever the defaults are."""
+
+
 def quick_options(**changes: Any) -> TrainingOptions:
-    return TrainingOptions(**{"batch_size": 16, "replay_capacity": 500, **changes})
+    return TrainingOptions(**(RECIPE | changes))
 
 
 def small_agent(name: str = "small", **changes: Any) -> DesignAgent:

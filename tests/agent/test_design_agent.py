@@ -65,7 +65,8 @@ def test_training_comes_close_to_the_target(prior_weight: float) -> None:
 @pytest.mark.slow
 def test_training_without_a_prior_comes_close_to_the_reward() -> None:
     space = space_named("larger")
-    agent = DesignAgent(space, crc_reward, beta=2.0, options=TrainingOptions(batch_size=128, replay_capacity=10_000))
+    options = quick_options(batch_size=128, replay_capacity=10_000)
+    agent = DesignAgent(space, crc_reward, beta=2.0, options=options)
     start = distance(agent)
     agent.train(250, progress=False)
     assert start > 0.4

@@ -76,7 +76,10 @@ def test_only_an_empty_folder_or_a_former_run_is_used(tmp_path: Path) -> None:
     for overwrite in (False, True):
         with pytest.raises(ValueError, match=r"^output: .* holds other files .thesis.tex"):
             RunFolder(tmp_path).check_free(overwrite)
-    (tmp_path / "config.yaml").write_text("")
+    (tmp_path / "config.yaml").write_text("")  # which may be the user's own
+    with pytest.raises(ValueError, match=r"holds other files"):
+        RunFolder(tmp_path).check_free(True)
+    (tmp_path / "environment.json").write_text("{}")
     with pytest.raises(ValueError, match=r"^output: .* holds another run; add --overwrite true"):
         RunFolder(tmp_path).check_free(False)
     RunFolder(tmp_path).check_free(True)
