@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import signal
 import sys
 from collections.abc import Sequence
@@ -274,7 +275,7 @@ def _table(frame: pd.DataFrame) -> str:
 
 
 def _explain_interruption(what: str, folder: Path) -> NoReturn:
-    print(f"\nmatsmith: {what}; go on with: matsmith resume {folder}", file=sys.stderr)
+    print(f"\nmatsmith: {what}; go on with: matsmith resume {shlex.quote(str(folder))}", file=sys.stderr)
     sys.exit(130)
 
 

@@ -41,7 +41,10 @@ def interrupt_between_steps() -> Iterator[Callable[[], None]]:
     if threading.current_thread() is not threading.main_thread():
         yield raise_if_asked
         return
-    previous = {number: signal.signal(number, hold_back) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {number: handler for number, handler in handlers.items() if handler not in (signal.SIG_IGN, None)}
+    for number in previous:  # not the ignored ones, which a job in the background has
+        signal.signal(number, hold_back)
     try:
         yield raise_if_asked
     finally:

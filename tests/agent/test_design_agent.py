@@ -268,6 +268,16 @@ def test_a_second_interruption_does_not_wait() -> None:
         signal.raise_signal(signal.SIGTERM)
 
 
+def test_ignored_signals_stay_ignored() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with interrupt_between_steps() as raise_if_asked:
+            signal.raise_signal(signal.SIGINT)
+            raise_if_asked()
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def test_every_step_is_reported() -> None:
     reports: list[StepReport] = []
     agent = small_agent()
