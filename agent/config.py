@@ -137,5 +137,5 @@ class DesignConfig:
     """Samples from which the candidates are picked."""
     seed: int = 0
     """Source of all randomness."""
-    threads: int | None = None
-    """Processor threads; all when left out."""
+    threads: int = 1
+    """Processor threads; more pay little for networks of this size, and cost much on a busy machine."""

@@ -86,9 +86,23 @@ def resume_design(config: DesignConfig, folder: RunFolder, progress: bool) -> De
         Interrupted: As for `start_design`.
     """
     _check(config)
-    agent = DesignAgent.load(folder.checkpoint, space=make_space(config.space), reward=make_reward(config))
+    agent = _load(config, folder)
     support = examine(agent.space, agent.reward, agent.base, config.seed) if isinstance(agent.reward, Reward) else None
     return _train_and_collect(agent, config, folder, support, progress)
+
+
+def _load(config: DesignConfig, folder: RunFolder) -> DesignAgent:
+    """Read the checkpoint of a run, and make sure that its configuration was not changed since."""
+    agent = DesignAgent.load(folder.checkpoint, space=make_space(config.space), reward=make_reward(config))
+    weight = config.prior_weight if agent.prior is not None else 0.0
+    wanted = {"beta": config.beta, "prior_weight": weight, "seed": config.seed, "training": config.training}
+    held = {"beta": agent.beta, "prior_weight": agent.prior_weight, "seed": agent.seed, "training": agent.options}
+    for name, value in wanted.items():
+        if value != held[name]:
+            raise ValueError(
+                f"{folder.config}: {name} was {held[name]} when the run was started, not {value}; start another run"
+            )
+    return agent
 
 
 def _train_and_collect(
@@ -152,10 +166,9 @@ def _check(config: DesignConfig) -> None:
     if config.samples > _MOST_SAMPLES:
         raise ValueError(f"samples: {config.samples} is more than {_MOST_SAMPLES:,}")
     check_settings(config.prior_weight, config.beta, config.seed)
-    if config.threads is not None:
-        if not 1 <= config.threads <= 1024:
-            raise ValueError(f"threads: {config.threads} is not in 1..1024")
-        torch.set_num_threads(config.threads)
+    if not 1 <= config.threads <= 1024:
+        raise ValueError(f"threads: {config.threads} is not in 1..1024")
+    torch.set_num_threads(config.threads)
 
 
 def make_agent(config: DesignConfig, progress: bool) -> DesignAgent:
@@ -230,5 +243,5 @@ def sample_run(config: DesignConfig, folder: RunFolder, n: int, corrected: bool,
     """
     if not 1 <= n <= _MOST_SAMPLES:
         raise ValueError(f"n: {n} is not in 1..{_MOST_SAMPLES:,}")
-    agent = DesignAgent.load(folder.checkpoint, space=make_space(config.space), reward=make_reward(config))
+    agent = _load(config, folder)
     return agent.sample(n, corrected=corrected, seed=seed)

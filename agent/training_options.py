@@ -21,23 +21,23 @@ class TrainingOptions:
     """Trajectory balance, sub-trajectory balance, log-partition variance, or relative trajectory balance."""
     batch_size: int = 256
     """Trajectories a step, all sources together."""
-    policy_share: float = 0.5
+    policy_share: float = 0.6
     """Share of the batch sampled from the policy."""
-    base_share: float = 0.125
+    base_share: float = 0.1
     """Share of the batch sampled from the base measure; the rest is replayed."""
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
     """Highest learning rate of Adam; it falls to a twentieth along a cosine."""
-    likelihood_weight: float = 0.1
+    likelihood_weight: float = 0.5
     """Weight of the negative log-likelihood of replayed materials beside the balance loss."""
     epsilon: float = 0.0
     """Share of uniformly random actions while exploring."""
-    temperature: float = 1.0
+    temperature: float = 1.1
     """Sampling temperature while exploring."""
-    annealing: float = 0.4
+    annealing: float = 0.3
     """Share of the steps by which beta has reached its final value."""
     least_effective_share: float = 0.2
     """beta rises earlier as long as the effective sample size stays above this share."""
-    replay_capacity: int = 40_000
+    replay_capacity: int = 100_000
     """Materials kept for replay."""
     average_decay: float = 0.998
     """Decay a step of the moving average of the weights."""
