@@ -5,6 +5,7 @@ Training continued from a checkpoint gives bit for bit what uninterrupted traini
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ from agent.objective import Objective
 from agent.plug_in import describe_failure
 from agent.policy import PolicyNetwork
 from agent.prior import Prior, PriorReport
-from agent.reward import FunctionReward, Reward, RewardFunction
+from agent.reward import FunctionReward, Reward, RewardFunction, as_reward
 from agent.trainer import StepReport
 from agent.training_options import TrainingOptions
 from envs import CompositionSpace, DesignSpace
@@ -93,6 +94,8 @@ def _restore_agent(
         raise ValueError(f"{path}: a checkpoint of another design space (differs in {', '.join(differing) or kind})")
     if reward is None:
         reward = _restore_reward(description["reward"], path)
+    elif _differs(_describe_reward(as_reward(reward)), description["reward"]):
+        raise ValueError(f"{path}: trained with another reward, by which its replay is weighted")
     prior = _restore_prior(tensors, description["prior"])
     agent = DesignAgent(
         space,
@@ -118,6 +121,11 @@ def _describe_reward(reward: Reward | FunctionReward) -> dict[str, Any] | None:
         {name: value for name, value in vars(objective).items() if name != "model"} for objective in reward.objectives
     ]
     return {"objectives": objectives, "scalarization": reward.scalarization}
+
+
+def _differs(one: dict[str, Any] | None, other: dict[str, Any] | None) -> bool:
+    """Whether two rewards are known to differ; what is the user's own cannot be compared."""
+    return one is not None and other is not None and json.loads(json.dumps(one)) != other
 
 
 def _restore_reward(stored: dict[str, Any] | None, path: str | Path) -> Reward:

@@ -95,8 +95,10 @@ def _load(config: DesignConfig, folder: RunFolder) -> DesignAgent:
     """Read the checkpoint of a run, and make sure that its configuration was not changed since."""
     agent = DesignAgent.load(folder.checkpoint, space=make_space(config.space), reward=make_reward(config))
     weight = config.prior_weight if agent.prior is not None else 0.0
-    wanted = {"beta": config.beta, "prior_weight": weight, "seed": config.seed, "training": config.training}
-    held = {"beta": agent.beta, "prior_weight": agent.prior_weight, "seed": agent.seed, "training": agent.options}
+    wanted = {"beta": config.beta, "prior_weight": weight, "seed": config.seed}
+    held = {"beta": agent.beta, "prior_weight": agent.prior_weight, "seed": agent.seed}
+    wanted |= {f"training.{name}": value for name, value in asdict(config.training).items()}
+    held |= {f"training.{name}": value for name, value in asdict(agent.options).items()}
     for name, value in wanted.items():
         if value != held[name]:
             raise ValueError(

@@ -21,7 +21,7 @@ from agent import DesignAgent, Prior
 from agent.cli import main
 from agent.run_folder import RunFolder
 from surrogates.properties import PROPERTIES
-from tests.agent.examples import SMALL, all_formulas, random_prior, small_agent, space_named
+from tests.agent.examples import RECIPE, SMALL, all_formulas, random_prior, small_agent, space_named
 
 CONFIG: dict[str, Any] = {
     "output": "run",
@@ -180,8 +180,8 @@ def test_json_is_one_object_and_nothing_else(capsys: pytest.CaptureFixture[str])
 
 
 def test_samples_of_a_run(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    agent = small_agent()
-    write_config("config.yaml", objectives=..., reward={"class_path": "cli_plug_ins.slow"})
+    agent = small_agent(beta=2.0)
+    write_config("config.yaml", objectives=..., reward={"class_path": "cli_plug_ins.slow"}, training=RECIPE)
     (folder / "run" / "checkpoints").mkdir(parents=True)
     (folder / "config.yaml").rename(folder / "run" / "config.yaml")
     agent.save(folder / "run" / "checkpoints" / "agent.safetensors")
@@ -312,6 +312,71 @@ def test_an_interruption_before_training_leaves_nothing(
     assert run(write_config()) == 130
     assert capsys.readouterr().err == "matsmith design: interrupted; nothing was written\n"
     assert not (folder / "run").exists()
+
+
+class Killed(BaseException):
+    """Stands for a kill: no handler of the run may catch it."""
+
+
+def test_a_run_killed_between_checkpoints_goes_on_from_the_last_one(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import agent.design_run
+    from agent.trainer import Trainer
+
+    assert run(write_config(output="whole")) == 0
+    descend, save = Trainer._descend, agent.design_run.DesignAgent.save
+
+    def die(self: Trainer, loss: Any) -> None:
+        if self.step == 4:
+            raise Killed
+        descend(self, loss)
+
+    monkeypatch.setattr(agent.design_run, "_CHECKPOINT_SECONDS", -1.0)
+    monkeypatch.setattr(Trainer, "_descend", die)
+    monkeypatch.setattr(
+        agent.design_run.DesignAgent, "save", lambda self, path: self.trainer.step < 3 and save(self, path)
+    )
+    with pytest.raises(Killed):
+        run(write_config(output="killed"))
+    monkeypatch.undo()
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(DesignAgent.coverage, "__defaults__", (512, 0))
+    checkpoint = DesignAgent.load(folder / "killed" / "checkpoints" / "agent.safetensors")
+    assert checkpoint.trainer.step == 2  # metrics know of four
+    assert run(["resume", "killed"]) == 0
+    for name in ("candidates.csv", "coverage.json"):
+        assert (folder / "killed" / name).read_bytes() == (folder / "whole" / name).read_bytes()
+    steps = [json.loads(line)["step"] for line in (folder / "killed" / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize(
+    ("change", "part"),
+    [
+        ({"beta": 3.0}, "beta was 2.0 when the run was started, not 3.0"),
+        ({"seed": 1}, "seed was 0"),
+        ({"training": {"batch_size": 32}}, "training.batch_size was 16 when"),
+        ({"objectives": [{"property": "toxicity", "high": 0.6}]}, "trained with another reward"),
+        ({"space": SMALL | {"max_count": 2}}, "another design space (differs in max_count)"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_a_configuration_changed_after_the_start_is_refused(
+    folder: Path, capsys: pytest.CaptureFixture[str], change: dict[str, Any], part: str
+) -> None:
+    from agent.cli import _design_config, _design_parser, _make_parser
+    from agent.design_run import make_agent
+
+    write_config("config.yaml", **change)
+    RunFolder(folder / "run").path.mkdir()
+    Path("config.yaml").rename("run/config.yaml")
+    parser = _make_parser()
+    write_config("first.yaml")
+    config = _design_config(parser, _design_parser(parser).parse_args(["--config", "first.yaml"]))
+    make_agent(config, progress=False).save(RunFolder(folder / "run").checkpoint)
+    for command in ("resume", "sample"):
+        assert_refused([command, "run"], capsys, part)
 
 
 @pytest.mark.slow
