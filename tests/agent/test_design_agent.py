@@ -158,6 +158,15 @@ def test_every_loss_runs(loss: str, with_prior: bool) -> None:
     assert history["step"].tolist() == [1, 2, 3]
 
 
+def test_relative_trajectory_balance_is_trajectory_balance_for_the_same_target() -> None:
+    """The base measure enters the one as a distribution and the other as a part of the reward."""
+    losses = {}
+    for loss in ("tb", "rtb"):
+        agent = small_agent(beta=2.0, prior_weight=0.5, options={"loss": loss, "likelihood_weight": 0.0})
+        losses[loss] = agent.train(4, progress=False)["loss"].tolist()
+    assert losses["tb"] == pytest.approx(losses["rtb"], rel=1e-3)
+
+
 # Samples
 
 
