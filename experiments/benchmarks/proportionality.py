@@ -34,7 +34,7 @@ class Options:
     """Of 256 trajectories each."""
     loss: str = "tb"
     seed: int = 0
-    threads: int = 2
+    threads: int = 1
     json: bool = False
     """Print one JSON object last."""
 

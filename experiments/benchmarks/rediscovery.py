@@ -21,6 +21,7 @@ from agent.cli import read_config
 from agent.design_run import make_reward, make_space
 from surrogates import BandGapModel
 from surrogates.band_gap_data import computed_classes, measured_gaps
+from surrogates.band_gap_training import TrainingOptions
 from surrogates.datasets import read_known_formulas
 
 
@@ -33,7 +34,11 @@ class Options:
     """In place of the configuration's."""
     samples: int = 20_000
     seed: int = 0
-    threads: int = 2
+    threads: int = 1
+    model_steps: int = 2000
+    """Steps of the band-gap model's fit; the embedded weights took 9,000."""
+    substitutions: int = 20_000
+    """Unlabelled substitutions that it is distilled on; the embedded weights took 120,000."""
     json: bool = False
     """Print one JSON object last."""
 
@@ -56,7 +61,8 @@ def main(options: Options) -> None:
     order = torch.randperm(len(candidates), generator=torch.Generator().manual_seed(options.seed))
     left_out = {candidates[i] for i in order[: len(candidates) // 2].tolist()}
 
-    model = BandGapModel(seed=options.seed)
+    fit = TrainingOptions(steps=options.model_steps, substitutions=options.substitutions)
+    model = BandGapModel(fit, seed=options.seed)
     remaining = measured.without(left_out)
     model.fit(remaining.materials, remaining.labels, computed=computed.without(left_out))
     prior = Prior.fit(space, [formula for formula in known if formula not in left_out], seed=options.seed)
