@@ -51,6 +51,7 @@ def effective_samples_a_second(agent: DesignAgent, policy: Policy, n: int, seed:
 
 def main(options: Options) -> None:
     config = read_config(options.config)
+    torch.set_num_threads(config.threads)
     agent = make_agent(config, progress=True)
     started = time.perf_counter()
     agent.train(options.steps or config.steps)
