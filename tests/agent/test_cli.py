@@ -399,11 +399,18 @@ def test_a_killed_run_goes_on(folder: Path) -> None:
     assert not list(folder.rglob("*.part-*"))
 
 
+def interruptible() -> None:
+    """Undo that jobs in the background ignore Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.slow
 def test_ctrl_c_in_a_process_of_its_own(folder: Path) -> None:
     arguments = write_config(objectives=..., reward={"class_path": "cli_plug_ins.slow"}, steps=60)
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen([*COMMAND, *arguments], env=environment, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [*COMMAND, *arguments], env=environment, stderr=subprocess.PIPE, text=True, preexec_fn=interruptible
+    )
     metrics = folder / "run" / "metrics.jsonl"
     deadline = time.monotonic() + 60
     while (not metrics.exists() or metrics.stat().st_size == 0) and time.monotonic() < deadline:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import signal
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -252,6 +253,15 @@ def test_the_global_random_state_is_left_alone() -> None:
 # Interruptions
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Python's own handler of Ctrl-C, which tests started in the background do not have."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_an_interruption_waits_for_the_end_of_the_step() -> None:
     agent, twin = small_agent(), small_agent()
     evaluate = agent.trainer.reward
@@ -271,6 +281,7 @@ def test_an_interruption_waits_for_the_end_of_the_step() -> None:
     assert agent.history == twin.train(6, progress=False).to_dict("records")
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_a_second_interruption_does_not_wait() -> None:
     with pytest.raises(ForcedInterrupt), interrupt_between_steps():
         signal.raise_signal(signal.SIGINT)
