@@ -159,6 +159,21 @@ def test_every_loss_runs(loss: str, with_prior: bool) -> None:
     assert history["step"].tolist() == [1, 2, 3]
 
 
+@pytest.mark.parametrize("loss", ["tb", "lpv", "rtb"])
+def test_the_loss_of_the_first_step_by_hand(loss: str) -> None:
+    """At beta 0 the target is the base measure to the power of one half, and the policy is the base measure."""
+    options = {"loss": loss, "policy_share": 1.0, "base_share": 0.0, "likelihood_weight": 0.0, "residual_scale": 1.0}
+    agent = small_agent(prior_weight=0.5, seed=5, options=options | {"batch_size": 64})
+    log_base = agent.base.sample(64, torch.Generator().manual_seed(5)).log_prob.double()
+    log_z = float((-0.5 * log_base).logsumexp(0)) - math.log(64)
+    residual = 0.5 * log_base
+    size = (residual - residual.mean() if loss == "lpv" else residual + log_z).abs()
+    expected = torch.where(size <= 1, size.square() / 2, size - 0.5).mean()
+    history = agent.train(1, progress=False)
+    assert history["log_z"][0] == pytest.approx(log_z, abs=1e-4)
+    assert history["loss"][0] == pytest.approx(float(expected), rel=1e-4)
+
+
 def test_relative_trajectory_balance_is_trajectory_balance_for_the_same_target() -> None:
     """The base measure enters the one as a distribution and the other as a part of the reward."""
     losses = {}
