@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
+from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -68,7 +69,7 @@ def load_agent(
         try:
             return _restore_agent(tensors, description, path, space, reward)
         except (KeyError, IndexError, RuntimeError, TypeError, AttributeError) as error:
-            reason = describe_failure(error)
+            reason = shorten(describe_failure(error), 160)
             raise ValueError(f"{path}: does not fit this version of MatSmith ({reason})") from None
 
 

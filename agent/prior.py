@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib import resources
 from pathlib import Path
+from textwrap import shorten
 
 import torch
 from torch import Tensor, nn
@@ -195,7 +196,7 @@ class Prior:
             network.load_state_dict({name: value.float() for name, value in tensors.items()})
             return cls(network.eval(), PriorReport(**description["report"]))
         except (KeyError, RuntimeError, TypeError) as error:
-            reason = " ".join(str(error).split())
+            reason = shorten(str(error), 160)
             raise ValueError(f"{path}: does not fit this version of MatSmith ({reason})") from None
 
 

@@ -17,8 +17,11 @@ import pandas as pd
 import pytest
 from ruamel.yaml import YAML
 
+import agent.design_run
+import agent.report
 from agent import DesignAgent, Prior
 from agent.cli import main
+from agent.report import write_report
 from agent.run_folder import RunFolder
 from surrogates.properties import PROPERTIES
 from tests.agent.examples import RECIPE, SMALL, all_formulas, random_prior, small_agent, space_named
@@ -79,12 +82,24 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (tmp_path / "cli_plug_ins.py").write_text(PLUG_INS)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
-    monkeypatch.setattr(DesignAgent.coverage, "__defaults__", (512, 0))  # a smaller certificate, to save time
+    save_time(monkeypatch)
     handlers = [(number, signal.getsignal(number)) for number in (signal.SIGTERM, signal.SIGINT)]
     yield tmp_path
     sys.modules.pop("cli_plug_ins", None)
     for number, handler in handlers:
         signal.signal(number, handler)
+
+
+def save_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A smaller certificate and a report without figures; `test_a_run_leaves_everything` has the real ones."""
+    monkeypatch.setattr(DesignAgent.coverage, "__defaults__", (512, 0))
+    monkeypatch.setattr(agent.report, "write_report", plain_report)
+
+
+def plain_report(run: Path) -> Path:
+    path = Path(run) / "report.html"
+    path.write_text((Path(run) / "support.json").read_text() if (Path(run) / "support.json").exists() else "")
+    return path
 
 
 def write_config(path: Path | str = "config.yaml", /, **changes: Any) -> list[str]:
@@ -130,8 +145,9 @@ def assert_refused(arguments: list[str], capsys: pytest.CaptureFixture[str], *pa
 
 
 def test_a_run_leaves_everything_and_its_configuration_runs_again(
-    folder: Path, capsys: pytest.CaptureFixture[str]
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(agent.report, "write_report", write_report)
     assert run(write_config()) == 0
     out = capsys.readouterr().out
     names = {path.name for path in (folder / "run").iterdir()}
@@ -180,14 +196,14 @@ def test_json_is_one_object_and_nothing_else(capsys: pytest.CaptureFixture[str])
 
 
 def test_samples_of_a_run(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    agent = small_agent(beta=2.0)
+    sampler = small_agent(beta=2.0)
     write_config("config.yaml", objectives=..., reward={"class_path": "cli_plug_ins.slow"}, training=RECIPE)
     (folder / "run" / "checkpoints").mkdir(parents=True)
     (folder / "config.yaml").rename(folder / "run" / "config.yaml")
-    agent.save(folder / "run" / "checkpoints" / "agent.safetensors")
+    sampler.save(folder / "run" / "checkpoints" / "agent.safetensors")
     assert run(["sample", "run", "--n", "7", "--seed", "5"]) == 0
     out = capsys.readouterr().out
-    expected = agent.sample(7, seed=5)["material"].tolist()
+    expected = sampler.sample(7, seed=5)["material"].tolist()
     assert [line.split()[0] for line in out.splitlines()[1:8]] == expected
     assert "7 samples; effective sample size" in out and "of 7 drawn" in out
     assert run(["sample", "run", "--n", "7", "--seed", "5", "--output", "samples.csv"]) == 0
@@ -290,8 +306,6 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(
 def test_an_interruption_after_training_can_be_resumed_too(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import agent.design_run
-
     collect = agent.design_run.collect_candidates
     monkeypatch.setattr(agent.design_run, "collect_candidates", lambda *_: signal.raise_signal(signal.SIGINT))
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -305,8 +319,6 @@ def test_an_interruption_after_training_can_be_resumed_too(
 def test_an_interruption_before_training_leaves_nothing(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import agent.design_run
-
     monkeypatch.setattr(agent.design_run, "examine", lambda *_: signal.raise_signal(signal.SIGINT))
     signal.signal(signal.SIGINT, signal.default_int_handler)
     assert run(write_config()) == 130
@@ -321,27 +333,22 @@ class Killed(BaseException):
 def test_a_run_killed_between_checkpoints_goes_on_from_the_last_one(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import agent.design_run
     from agent.trainer import Trainer
 
     assert run(write_config(output="whole")) == 0
-    descend, save = Trainer._descend, agent.design_run.DesignAgent.save
+    descend, save = Trainer._descend, DesignAgent.save
 
     def die(self: Trainer, loss: Any) -> None:
         if self.step == 4:
             raise Killed
         descend(self, loss)
 
-    monkeypatch.setattr(agent.design_run, "_CHECKPOINT_SECONDS", -1.0)
-    monkeypatch.setattr(Trainer, "_descend", die)
-    monkeypatch.setattr(
-        agent.design_run.DesignAgent, "save", lambda self, path: self.trainer.step < 3 and save(self, path)
-    )
-    with pytest.raises(Killed):
-        run(write_config(output="killed"))
-    monkeypatch.undo()
-    monkeypatch.chdir(folder)
-    monkeypatch.setattr(DesignAgent.coverage, "__defaults__", (512, 0))
+    with monkeypatch.context() as patch:
+        patch.setattr(agent.design_run, "_CHECKPOINT_SECONDS", -1.0)
+        patch.setattr(Trainer, "_descend", die)
+        patch.setattr(DesignAgent, "save", lambda self, path: self.trainer.step < 3 and save(self, path))
+        with pytest.raises(Killed):
+            run(write_config(output="killed"))
     checkpoint = DesignAgent.load(folder / "killed" / "checkpoints" / "agent.safetensors")
     assert checkpoint.trainer.step == 2  # metrics know of four
     assert run(["resume", "killed"]) == 0

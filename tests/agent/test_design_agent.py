@@ -159,6 +159,18 @@ def test_every_loss_runs(loss: str, with_prior: bool) -> None:
     assert history["step"].tolist() == [1, 2, 3]
 
 
+def test_the_policy_in_use_is_the_moving_average_of_the_weights() -> None:
+    agent = small_agent(options={"average_decay": 0.3})
+    network, expected = agent.trainer.network, agent.trainer.network.output.bias.detach().clone()
+    weights: list[torch.Tensor] = []
+    agent.train(4, progress=False, callback=lambda _: weights.append(network.output.bias.detach().clone()))
+    for step, bias in enumerate(weights):
+        decay = min(0.3, (step + 1) / (step + 10))  # faster at the start
+        expected = decay * expected + (1 - decay) * bias
+    assert agent.policy.network.output.bias == pytest.approx(expected, abs=1e-6)
+    assert (agent.policy.network.output.bias - weights[-1]).abs().max() > 1e-5
+
+
 @pytest.mark.parametrize("loss", ["tb", "lpv", "rtb"])
 def test_the_loss_of_the_first_step_by_hand(loss: str) -> None:
     """At beta 0 the target is the base measure to the power of one half, and the policy is the base measure."""
