@@ -388,7 +388,7 @@ def test_a_configuration_changed_after_the_start_is_refused(
 
 @pytest.mark.slow
 def test_a_killed_run_goes_on(folder: Path) -> None:
-    arguments = write_config(objectives=..., reward={"class_path": "cli_plug_ins.slow"}, steps=40, output="killed")
+    arguments = write_config(objectives=..., reward={"class_path": "cli_plug_ins.slow"}, steps=18, output="killed")
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(
         [*COMMAND, *arguments], env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
@@ -413,7 +413,7 @@ def interruptible() -> None:
 
 @pytest.mark.slow
 def test_ctrl_c_in_a_process_of_its_own(folder: Path) -> None:
-    arguments = write_config(objectives=..., reward={"class_path": "cli_plug_ins.slow"}, steps=60)
+    arguments = write_config(objectives=..., reward={"class_path": "cli_plug_ins.slow"}, steps=25)
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(
         [*COMMAND, *arguments], env=environment, stderr=subprocess.PIPE, text=True, preexec_fn=interruptible
