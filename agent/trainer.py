@@ -116,7 +116,7 @@ class Trainer:
     def _make_gflownet(self, estimator: object) -> Any:  # torchgfn ships no types
         """Return torchgfn's loss; log Z is set from outside, never learned."""
         common = {"loss_fn": HuberLoss(self.options.residual_scale)}
-        fixed_log_z = nn.Parameter(torch.tensor(0.0), requires_grad=False)
+        fixed_log_z = nn.Parameter(torch.tensor(1.0), requires_grad=False)  # torchgfn takes 0 for none given
         if self.options.loss == "tb":
             return TBGFlowNet(estimator, None, logZ=fixed_log_z, constant_pb=True, **common)
         if self.options.loss == "lpv":

@@ -11,7 +11,7 @@ LossName = Literal["tb", "subtb", "lpv", "rtb"]
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """Settings of a training run; the defaults are those that covered the target best (see the README).
+    """Settings of a training run; the defaults are those that covered the target of the demo.
 
     Raises:
         ValueError: A value out of range; the message names it.
