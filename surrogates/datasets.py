@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import gzip
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
 from io import BytesIO
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from envs.formula import CompositionBatch, parse_formula, write_formula
+
+if TYPE_CHECKING:
+    from pymatgen.core import Structure
 
 
 def open_data_file(name: str) -> IO[bytes]:
@@ -109,20 +113,30 @@ def load_dataset(
             below the header) and the value found.
     """
     file = Path(path)
-    table = _read_table(file)
-    if table.empty:
-        raise ValueError(f"{file}: the table has no rows")
-    materials = _read_materials(file, table, formula_column)
+    table = read_table(file)
+    materials = read_materials(file, table, formula_column)
     if value_columns is None:
         numeric = [str(name) for name in table.columns if pd.api.types.is_numeric_dtype(table[name])]
         value_columns = [name for name in numeric if not name.startswith("Unnamed:")]
-    values = {name: _read_values(file, table, name) for name in value_columns}
+    values = {name: read_values(file, table, name) for name in value_columns}
     return Dataset(materials, pd.DataFrame(values, index=table.index))
 
 
-def _read_table(file: Path) -> pd.DataFrame:
+def read_table(file: Path) -> pd.DataFrame:
+    """Return a CSV (also .csv.gz) or Parquet table of at least one row, as it is.
+
+    Raises:
+        ValueError: The file is missing, empty or not a table; one line that names it.
+    """
     if not file.is_file():
         raise ValueError(f"{file}: there is no such file")
+    table = _read_table_file(file)
+    if table.empty:
+        raise ValueError(f"{file}: the table has no rows")
+    return table
+
+
+def _read_table_file(file: Path) -> pd.DataFrame:
     kind = file.name.lower().removesuffix(".gz").rpartition(".")[2]
     try:
         if kind == "csv":
@@ -137,7 +151,23 @@ def _read_table(file: Path) -> pd.DataFrame:
     raise ValueError(f"{file}: expected a table named *.csv, *.csv.gz or *.parquet")
 
 
-def _read_materials(file: Path, table: pd.DataFrame, formula_column: str | None) -> CompositionBatch:
+def read_materials(
+    file: Path,
+    table: pd.DataFrame,
+    formula_column: str | None = None,
+    structure_problem: Callable[[Structure], str | None] | None = None,
+) -> CompositionBatch:
+    """Return the compositions of a table's rows, as written.
+
+    Args:
+        file: Where the table comes from, for messages.
+        table: The table.
+        formula_column: As for `load_dataset`.
+        structure_problem: Says why a structure of the `cif` column is refused, None for a sound one.
+
+    Raises:
+        ValueError: There is no such column, or a row is unreadable; one line with file, column, row and value.
+    """
     name = formula_column
     if name is None:
         by_lower_case = {str(column).lower(): str(column) for column in reversed(table.columns)}
@@ -147,11 +177,11 @@ def _read_materials(file: Path, table: pd.DataFrame, formula_column: str | None)
         expected = ", ".join((*FORMULA_COLUMNS, STRUCTURE_COLUMN))
         raise ValueError(f"{file}: no formula column (expected one of {expected}; there are {_listed(table)})")
     _check_column(file, table, name)
-    read = _formula_of_structure if name.lower() == STRUCTURE_COLUMN else _checked_formula
+    structures = name.lower() == STRUCTURE_COLUMN
     formulas = []
     for row, text in enumerate(table[name], start=1):
         try:
-            formulas.append(read(text))
+            formulas.append(_formula_of_structure(text, structure_problem) if structures else _checked_formula(text))
         except ValueError as error:
             reason = str(error).splitlines()[0]
             raise ValueError(f"{file}: column {name!r}, row {row}: {reason}") from error
@@ -165,23 +195,43 @@ def _checked_formula(text: Any) -> str:
     return text
 
 
-def _formula_of_structure(text: Any) -> str:
+def _formula_of_structure(text: Any, problem_of: Callable[[Structure], str | None] | None) -> str:
     import warnings
 
     from pymatgen.core import Structure
 
     if not isinstance(text, str):
         raise ValueError("expected a structure in CIF format, found no value")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # pymatgen comments on rounded coordinates and the like
-            composition = Structure.from_str(text, fmt="cif").composition
-    except Exception as error:  # pymatgen raises several types for an unreadable CIF
-        raise ValueError(f"not a readable CIF: {text.strip()[:40]!r}") from error
-    return write_formula(composition.element_composition.get_el_amt_dict())
+    with warnings.catch_warnings(record=True) as comments:  # on rounded coordinates and the like
+        warnings.simplefilter("always")
+        try:
+            structure = Structure.from_str(text, fmt="cif")
+        except Exception as error:  # pymatgen raises several types for an unreadable CIF
+            raise ValueError(_cif_problem(text, " ".join(str(comment.message) for comment in comments))) from error
+    problem = problem_of(structure) if problem_of else None
+    if problem:
+        raise ValueError(f"{structure.composition.reduced_formula}: {problem}")
+    return write_formula(structure.composition.element_composition.get_el_amt_dict())
 
 
-def _read_values(file: Path, table: pd.DataFrame, name: str) -> pd.Series[float]:
+def _cif_problem(text: str, comments: str) -> str:
+    formula = re.search(r"^\s*_chemical_formula_sum\s+(['\"]?)(.+?)\1\s*$", text, re.MULTILINE)
+    if formula is None:
+        return f"not a readable CIF: {text.strip()[:40]!r}"
+    name = formula[2].replace(" ", "")
+    if "exceeded tolerance" in comments:
+        return f"{name}: not a readable CIF (atoms overlap, or an occupancy is above 1)"
+    if "Singular matrix" in comments or "thickness=" in comments:
+        return f"{name}: not a readable CIF (the cell has no volume)"
+    return f"{name}: not a readable CIF"
+
+
+def read_values(file: Path, table: pd.DataFrame, name: str) -> pd.Series[float]:
+    """Return a column as finite numbers.
+
+    Raises:
+        ValueError: The column is missing, or a value is not a finite number; one line with file, column, row and value.
+    """
     _check_column(file, table, name)
     column = table[name]
     numbers: pd.Series[float] = pd.to_numeric(column, errors="coerce").astype("float64")
