@@ -253,6 +253,8 @@ def compare_with_table(
         print(
             f"  stable in the table, table's energy within {NEAR_HULL} eV/atom of our hull: {share_line(own[stable])}"
         )
+        below = own[stable & ~own.isnan()] < -NEAR_HULL
+        print(f"  more than {NEAR_HULL} eV/atom below our hull, which lacks such a phase: {below.double().mean():.1%}")
     if model is not None:
         predicted = of_model(model, materials)
         print_by_elements("EnergyModel", predicted.formation_energy, truth, materials)
