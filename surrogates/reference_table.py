@@ -20,7 +20,7 @@ from torch import Tensor
 
 from envs.chemistry import MAX_ATOMIC_NUMBER, SYMBOLS
 from envs.formula import CompositionBatch
-from surrogates.datasets import open_data_file, read_materials, read_table
+from surrogates.datasets import open_data_file, read_materials, read_table, read_values
 from surrogates.energy_columns import FloatArray, check_magnitudes, read_energies
 from surrogates.stoichiometry import integer_amounts, material_keys
 from surrogates.structure_checks import structure_problem
@@ -28,6 +28,7 @@ from surrogates.structure_checks import structure_problem
 SCANNED = "scanned_energy_eV_per_atom"
 RELAXED = "relaxed_energy_eV_per_atom"
 _SAME_FRACTION = 1e-6
+_EMPTY_ENERGY = {SCANNED: [""], RELAXED: [""]}  # and NaN is a formula
 
 
 class DuplicateFormulasWarning(UserWarning):
@@ -92,7 +93,7 @@ def read_reference_table() -> ReferenceTable:
     The energy of an entry is that of its relaxed structure, or the lowest of its volume scan where it was not relaxed.
     """
     with open_data_file("reference.csv.gz") as file:
-        return parse_prototype_entries(pd.read_csv(file, keep_default_na=False, na_values={SCANNED: "", RELAXED: ""}))
+        return parse_prototype_entries(pd.read_csv(file, keep_default_na=False, na_values=_EMPTY_ENERGY))
 
 
 def parse_prototype_entries(table: pd.DataFrame) -> ReferenceTable:
@@ -121,15 +122,15 @@ def lowest_of_each_formula(
     """Return a table with the lowest energy (eV/atom) of each reduced formula of N entries."""
     reduced = reduced_compositions(materials)
     kept = pd.Series(energies).groupby(reduced.formulas, sort=False).idxmin().sort_values().to_numpy()
-    index = torch.from_numpy(kept)
+    index = torch.tensor(kept)
     names = [""] * len(reduced) if prototypes is None else prototypes
     flags = np.ones(len(reduced), dtype=bool) if relaxed is None else relaxed
     return ReferenceTable(
         reduced.rows(index),
-        torch.from_numpy(energies[kept]).double(),
+        torch.tensor(energies[kept], dtype=torch.float64),
         source,
         [names[row] for row in kept],
-        torch.from_numpy(flags[kept]),
+        torch.tensor(flags[kept]),
         notes,
     )
 
@@ -168,8 +169,7 @@ def load_reference_table(path: str | Path) -> ReferenceTable:
     file = Path(path)
     table = read_table(file)
     if {"formula", "prototype", SCANNED, RELAXED} <= set(table.columns):
-        read_materials(file, table, "formula")
-        return parse_prototype_entries(table)
+        return _load_prototype_entries(file, table)
     materials = read_materials(file, table, structure_problem=structure_problem)
     energies = read_energies(file, table)
     notes = list(energies.notes)
@@ -184,11 +184,20 @@ def load_reference_table(path: str | Path) -> ReferenceTable:
         everything, values = _with_elements(materials, values)
     source = f"of the table {file.name}, {len(table):,} entries"
     result = lowest_of_each_formula(everything, values, source, notes=tuple(notes))
-    _check_end_members(file, result)
+    check_end_members(file, result)
     if energies.quantity == "total energy":
         formation = energies.energies - mixed_element_energies(materials, result.element_energies()).numpy()
         check_magnitudes(file, formation, f"column {energies.column!r}, ")
     return result
+
+
+def _load_prototype_entries(file: Path, table: pd.DataFrame) -> ReferenceTable:
+    if file.name.lower().removesuffix(".gz").endswith(".csv"):
+        table = pd.read_csv(file, keep_default_na=False, na_values=_EMPTY_ENERGY)
+    read_materials(file, table, "formula")
+    best = pd.DataFrame({RELAXED: table[RELAXED].where(table[RELAXED].notna(), table[SCANNED])})
+    read_values(file, best, RELAXED)
+    return parse_prototype_entries(table)
 
 
 def _with_elements(materials: CompositionBatch, values: FloatArray) -> tuple[CompositionBatch, FloatArray]:
@@ -201,12 +210,16 @@ def _with_elements(materials: CompositionBatch, values: FloatArray) -> tuple[Com
     return joined, np.concatenate([values, np.zeros(len(elements))])
 
 
-def _check_end_members(file: Path, table: ReferenceTable) -> None:
+def check_end_members(where: str | Path, table: ReferenceTable) -> None:
+    """Check that each element of the table's materials has an energy; `where` starts the message.
+
+    Raises:
+        ValueError: Some have none; one line that names them.
+    """
     missing = missing_elements(table.materials, table.element_energies())
     if missing:
-        raise ValueError(
-            f"{file}: no hull without end members: there is no energy of the pure elements {', '.join(missing)}"
-        )
+        names = ", ".join(missing)
+        raise ValueError(f"{where}: no hull without end members: there is no energy of the pure elements {names}")
 
 
 def missing_elements(materials: CompositionBatch, element_energies: Tensor) -> list[str]:
