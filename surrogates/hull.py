@@ -11,7 +11,9 @@ distance is a lower bound.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Literal, Self
 
@@ -143,7 +145,9 @@ class ReferenceHull:
         from pymatgen.core import Composition
 
         amounts = parse_formula(formula)
-        phases = self.phase_diagram(amounts).get_decomposition(Composition(amounts))
+        diagram = self.phase_diagram(amounts)
+        with _without_electronegativity_warnings():
+            phases = diagram.get_decomposition(Composition(amounts))
         return {str(entry.name): float(share) for entry, share in phases.items()}
 
     def phase_diagram(self, elements: Iterable[str]) -> PhaseDiagram:
@@ -173,10 +177,11 @@ class ReferenceHull:
         inside = self.table.materials.rows(rows)
         energies = self._formation_energies[rows].tolist()
         entries = []
-        for formula, energy in zip(inside, energies, strict=True):
-            composition = Composition(parse_formula(formula))
-            entries.append(PDEntry(composition, energy * composition.num_atoms, name=formula))
-        return PhaseDiagram(entries)
+        with _without_electronegativity_warnings():
+            for formula, energy in zip(inside, energies, strict=True):
+                composition = Composition(parse_formula(formula))
+                entries.append(PDEntry(composition, energy * composition.num_atoms, name=formula))
+            return PhaseDiagram(entries)
 
     def _checked(self, materials: Iterable[str], missing: WhenMissing) -> CompositionBatch:
         batch = CompositionBatch.from_formulas(materials)
@@ -209,3 +214,11 @@ class ReferenceHull:
     def _sorted_keys(self) -> tuple[Tensor, Tensor]:
         keys, place = composition_keys(self.table.materials).sort()
         return keys, place
+
+
+@contextmanager
+def _without_electronegativity_warnings() -> Iterator[None]:
+    """Keep pymatgen from warning of noble gases, whose order in a formula does not matter here."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="No Pauling electronegativity")
+        yield

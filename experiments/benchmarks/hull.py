@@ -1,8 +1,8 @@
 """How fast distances to the convex hull are, on new chemical systems, and whether they are right.
 
-    python experiments/benchmarks/hull.py                                        # the embedded table
-    python experiments/benchmarks/hull.py --table ../shared/data/mp20_val.csv.gz
-    python experiments/benchmarks/hull.py --json true                            # one JSON object as the last line
+    python experiments/benchmarks/hull.py                         # the embedded table
+    python experiments/benchmarks/hull.py --table my_phases.csv   # a table of formation or total energies
+    python experiments/benchmarks/hull.py --json true             # one JSON object as the last line
 
 The batched hull is timed on batches of compositions in chemical systems not seen before. pymatgen's `PhaseDiagram` is
 timed cold (the diagram of each system is built from the table's entries of that system) and warm (it is at hand and
