@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from surrogates.base import Prediction
 from surrogates.graph_network import FittedGraph, fit_element_energies
 from surrogates.graph_options import GraphOptions
+from surrogates.graph_replay import rehearsed_structures
 from surrogates.graph_spread import GraphSpread, GraphValidation
 from surrogates.graph_structures import check_labels, check_structures, compositions, touching_structure
 from surrogates.known_compounds import known_structures
@@ -126,8 +127,7 @@ class GraphModel:
             RuntimeError: A warm start of a model that was never fitted.
         """
         energies = check_labels(structures, labels)
-        epochs = epochs if epochs is not None else self.options.warm_epochs if warm_start else self.options.epochs
-        if epochs < 1:
+        if epochs is not None and epochs < 1:
             raise ValueError(f"GraphModel: epochs must be at least 1, not {epochs!r}")
         if not warm_start and len(structures) < FEWEST:
             raise ValueError(f"GraphModel: at least {FEWEST} structures are needed, not {len(structures)}")
@@ -138,8 +138,16 @@ class GraphModel:
         start = self._copied() if warm_start else self._untrained(touching, energies, training)
         elements = {*start.elements, *(site.specie.symbol for s in structures for site in s)}
         fitted = replace(start, elements=tuple(sorted(elements)))
-        targets = ((energies - fitted.linear(touching) - fitted.mean) / fitted.std).float()
-        judged = held_out if len(held_out) else training
+        judging = held_out if len(held_out) else training
+        judged = [touching[i] for i in judging.tolist()]
+        learnt, targets = [touching[i] for i in training.tolist()], energies[training]
+        if warm_start:
+            rehearsed = rehearsed_structures(learnt, start.elements, self.seed)
+            times = max(1, len(rehearsed) // len(learnt))  # new structures make at least half of a batch
+            learnt, targets = learnt * times + rehearsed, targets.repeat(times)
+            targets = torch.cat([targets, start.evaluate_touching(rehearsed)[0].double()])
+        if epochs is None:
+            epochs = self.options.default_epochs(len(learnt), warm_start)
 
         def keep() -> None:
             self._fitted = self._with_spread(fitted, touching, energies, training, held_out)
@@ -149,8 +157,8 @@ class GraphModel:
         self.validation = None
         train(
             fitted.network,
-            ([touching[i] for i in training.tolist()], targets[training]),
-            ([touching[i] for i in judged.tolist()], targets[judged]),
+            (learnt, fitted.standardised(learnt, targets)),
+            (judged, fitted.standardised(judged, energies[judging])),
             self.options,
             epochs=epochs,
             learning_rate=self.options.warm_learning_rate if warm_start else self.options.learning_rate,

@@ -50,7 +50,10 @@ class FittedGraph:
     @torch.no_grad()
     def evaluate_touching(self, structures: Sequence[Structure]) -> tuple[Tensor, Tensor]:
         """Return the same for structures that were scaled already."""
-        outputs, features = [torch.zeros(0)], [torch.zeros(0, self.options.units)]
+        if not structures:
+            return torch.zeros(0), torch.zeros(0, self.options.units)
+        outputs: list[Tensor] = []
+        features: list[Tensor] = []
         for start in range(0, len(structures), CHUNK):
             batch = batch_graphs(structures[start : start + CHUNK], SYMBOLS, self.options.cutoff)
             with _recorded_inputs(self.network) as inputs:
@@ -58,6 +61,11 @@ class FittedGraph:
             features.append(inputs[0])
         energies = torch.cat(outputs).double() * self.std + self.mean + self.linear(structures)
         return energies.float(), torch.cat(features)
+
+    def standardised(self, structures: Sequence[Structure], energies: Tensor) -> Tensor:
+        """Return what the network should give for these energies (N,), eV/atom, float32 (N,)."""
+        rest: Tensor = (energies - self.linear(structures) - self.mean) / self.std
+        return rest.float()
 
     def linear(self, structures: Sequence[Structure]) -> Tensor:
         """Return the linear part, float64 (N,), eV/atom."""

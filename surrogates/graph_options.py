@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import ceil
 
 
 @dataclass(frozen=True)
@@ -16,12 +17,13 @@ class GraphOptions:
     radial_functions: int = 20
     radial_sharpness: float = 8.0
     """Å⁻²; the radial functions are exp(-sharpness (r - r_k)²)."""
-    batch: int = 128
+    batch: int = 64
     epochs: int = 20
     learning_rate: float = 3e-3
     weight_decay: float = 1e-4
     warm_epochs: int = 5
-    """Passes of a warm start."""
+    """Passes of a warm start; more for few structures, until `warm_steps` are done."""
+    warm_steps: int = 100
     warm_learning_rate: float = 5e-4
     held_out: int = 10
     """One of this many parts of the chemical systems is kept back: it picks the weights and calibrates the spread."""
@@ -36,3 +38,9 @@ class GraphOptions:
             low = 2 if name == "held_out" else 0
             if not (value >= low if name in ("held_out", "weight_decay") else value > low):
                 raise ValueError(f"GraphOptions: {name} must be {'at least 2' if low else 'positive'}, not {value!r}")
+
+    def default_epochs(self, structures: int, warm_start: bool) -> int:
+        """Return the passes over this many structures when the caller names none."""
+        if not warm_start:
+            return self.epochs
+        return max(self.warm_epochs, ceil(self.warm_steps / ceil(structures / self.batch)))

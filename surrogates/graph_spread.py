@@ -8,6 +8,7 @@ whose two coefficients are fitted to the errors on held-out chemical systems.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from math import sqrt
 
 import torch
 from torch import Tensor
@@ -66,7 +67,8 @@ class GraphSpread:
 
     def distance(self, features: Tensor) -> Tensor:
         """Return the leverage d of each structure over its mean, float64 (N,)."""
-        return self._whitened(features).norm(dim=1) / len(self.moment) ** 0.5
+        length: Tensor = self._whitened(features).norm(dim=1)
+        return length / sqrt(len(self.moment))
 
     def std(self, features: Tensor) -> Tensor:
         """Return the standard deviation of each prediction, float32 (N,), eV/atom."""
@@ -81,14 +83,16 @@ class GraphSpread:
         generator = torch.Generator().manual_seed(seed)
         weights = torch.randn(draws, len(self.moment), generator=generator, dtype=torch.float64)
         drawn = weights @ self._whitened(features).T
-        return ((drawn - drawn.mean(0)) / drawn.std(0, correction=0).clamp_min(1e-12)).float()
+        centred = drawn - drawn.mean(0)
+        deviations = centred / centred.square().mean(0).sqrt().clamp_min(1e-12)
+        return deviations.float()
 
     def _whitened(self, features: Tensor) -> Tensor:
         """Return √n L⁻¹ φ, (N, F + 1), with L Lᵀ = ΦᵀΦ + λ."""
         ridge = RIDGE * self.moment.diagonal().mean() * torch.eye(len(self.moment), dtype=self.moment.dtype)
         factor = torch.linalg.cholesky(self.moment + ridge)
         solved: Tensor = torch.linalg.solve_triangular(factor, _with_constant(features).T, upper=False)
-        return solved.T * self.count**0.5
+        return solved.T * sqrt(self.count)
 
 
 def _with_constant(features: Tensor) -> Tensor:

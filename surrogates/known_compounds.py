@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pymatgen.core import Structure
+    from pymatgen.core import Lattice, Structure
 
 KNOWN_ENERGIES: dict[str, float] = {"NaCl": -2.1, "MgO": -3.0, "Al2O3": -3.4}
 """Formation energies, eV/atom: PBE with the corrections of the Materials Project, rounded."""
@@ -20,14 +20,21 @@ def known_structures() -> list[Structure]:
     from pymatgen.core import Lattice, Structure
 
     rocksalt = [[0, 0, 0], [0.5, 0.5, 0.5]]
-    cells = [
-        Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.69), ["Na", "Cl"], rocksalt),
-        Structure.from_spacegroup("Fm-3m", Lattice.cubic(4.26), ["Mg", "O"], rocksalt),
-        Structure.from_spacegroup(
-            "R-3c", Lattice.hexagonal(4.81, 13.12), ["Al", "O"], [[0, 0, 0.3522], [0.3062, 0, 0.25]]
-        ),
+    z, x = 0.3522, 0.5562  # Al on 4c and O on 6e of R-3c, rhombohedral axes
+    aluminium = [[z] * 3, [0.5 - z] * 3, [-z] * 3, [0.5 + z] * 3]
+    oxygen = [[x, 0.5 - x, 0.25], [0.25, x, 0.5 - x], [0.5 - x, 0.25, x]]
+    oxygen += [[-a, -b, -c] for a, b, c in oxygen]
+    return [
+        Structure(_face_centred(5.69), ["Na", "Cl"], rocksalt),
+        Structure(_face_centred(4.26), ["Mg", "O"], rocksalt),
+        Structure(Lattice.rhombohedral(5.18, 55.32), ["Al"] * 4 + ["O"] * 6, aluminium + oxygen),
     ]
-    return [cell.get_primitive_structure() for cell in cells]
+
+
+def _face_centred(a: float) -> Lattice:
+    from pymatgen.core import Lattice
+
+    return Lattice([[0, a / 2, a / 2], [a / 2, 0, a / 2], [a / 2, a / 2, 0]])
 
 
 def energy_mismatch(energies: Sequence[float]) -> str | None:
