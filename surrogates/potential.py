@@ -1,0 +1,200 @@
+"""Interatomic potentials: energies, forces and stresses of batches of crystal structures.
+
+A potential of your own is a class with `name`, `version` and these methods:
+
+    class MyPotential:
+        def energies(self, structures): ...   # array (N,), eV/atom
+        def evaluate(self, structures): ...   # N values of PotentialValues
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from pymatgen.core import Structure
+
+_EDGES_OF_A_BATCH = 2500
+"""Edges of a batch above which the processor's cache no longer holds what a layer works on."""
+
+
+@dataclass(frozen=True, eq=False)
+class PotentialValues:
+    """What a potential says of one structure of n atoms."""
+
+    energy: float
+    """eV/atom."""
+    forces: NDArray[np.float64]
+    """(n, 3), eV/A."""
+    stress: NDArray[np.float64]
+    """(3, 3), eV/A^3, positive under tension."""
+
+
+class Potential(Protocol):
+    """A model of the energy of atoms."""
+
+    name: str
+    version: str
+
+    def energies(self, structures: Sequence[Structure]) -> NDArray[np.float64]:
+        """Return the energy of each structure, eV/atom (N,); NaN where the potential cannot tell."""
+        ...
+
+    def evaluate(self, structures: Sequence[Structure]) -> list[PotentialValues | str]:
+        """Return energy, forces and stress of each structure, or the reason why the potential cannot tell."""
+        ...
+
+
+class CHGNetPotential:
+    """CHGNet (Deng et al., Nat. Mach. Intell. 5, 1031 (2023)) with the weights inside its package.
+
+    Its energies already carry the corrections of the Materials Project (MP2020).
+
+    Args:
+        weights: Version of the weights: 0.3.0, 0.2.0 or r2scan.
+
+    Raises:
+        ValueError: The package holds no such weights.
+    """
+
+    name = "CHGNet"
+
+    def __init__(self, weights: str = "0.3.0") -> None:
+        self.version = weights
+        self._model, self._batched_graph = _load_chgnet(weights)
+
+    def energies(self, structures: Sequence[Structure]) -> NDArray[np.float64]:
+        """Return the energy of each structure, eV/atom (N,); NaN for one with an atom that has no neighbour."""
+        import torch
+
+        result = np.full(len(structures), np.nan)
+        for rows, graphs in self._batches(structures):
+            if graphs:
+                with torch.no_grad():
+                    result[rows] = self._model(graphs, task="e")["e"].double().numpy()
+        return result
+
+    def evaluate(self, structures: Sequence[Structure]) -> list[PotentialValues | str]:
+        """Return energy, forces and stress of each structure, or the reason why CHGNet cannot tell.
+
+        Forces and stress come from one backward pass, which takes half the time of `CHGNet.predict_structure`.
+        """
+        import torch
+
+        result: list[PotentialValues | str] = ["an atom has no neighbour within 6 A"] * len(structures)
+        for rows, graphs in self._batches(structures):
+            if not graphs:
+                continue
+            model = self._model
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # CHGNet turns tensors with gradients into volumes
+                batch = self._batched_graph.from_graphs(
+                    graphs,
+                    bond_basis_expansion=model.bond_basis_expansion,
+                    angle_basis_expansion=model.angle_basis_expansion,
+                    compute_stress=True,
+                )
+            found = model._compute(batch)
+            energies = (found["e"] + model.composition_model(graphs)).detach().double().numpy()
+            total = (found["e"] * found["atoms_per_graph"]).sum()
+            gradients = torch.autograd.grad(total, [*batch.atom_positions, *batch.strains])
+            gradients = [gradient.double().numpy() for gradient in gradients]
+            for place, row in enumerate(rows):
+                strain = gradients[len(rows) + place] / structures[row].volume
+                result[row] = PotentialValues(float(energies[place]), -gradients[place], (strain + strain.T) / 2)
+        return result
+
+    def _batches(self, structures: Sequence[Structure]) -> Any:
+        """Yield the rows and graphs of batches with a bounded number of edges."""
+        rows: list[int] = []
+        graphs: list[Any] = []
+        edges = 0
+        for row, structure in enumerate(structures):
+            graph = self._graph(structure)
+            if graph is None:
+                continue
+            size = len(graph.atom_graph) + len(graph.bond_graph)
+            if graphs and edges + size > _EDGES_OF_A_BATCH:
+                yield rows, graphs
+                rows, graphs, edges = [], [], 0
+            rows.append(row)
+            graphs.append(graph)
+            edges += size
+        yield rows, graphs
+
+    def _graph(self, structure: Structure) -> Any:
+        try:
+            return self._model.graph_converter(structure)
+        except ValueError:  # an isolated atom
+            return None
+
+
+class MatGLPotential:
+    """A potential of MatGL by its name on the model hub or its path; evaluated one structure after the other.
+
+    Args:
+        model: Name such as "TensorNet-MatPES-PBE-v2025.1-PES", or a folder.
+
+    Raises:
+        ValueError: It cannot be loaded, for instance because it is neither here nor can be fetched.
+    """
+
+    name = "MatGL"
+
+    def __init__(self, model: str) -> None:
+        self.version = str(model)
+        try:
+            import matgl
+            from matgl.ext.ase import PESCalculator
+
+            self._calculator: Any = PESCalculator(matgl.load_model(model), stress_unit="eV/A3")
+        except Exception as error:  # the hub client raises many types
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise ValueError(
+                f"model {str(model)!r}: no weights found (expected the folder of a MatGL potential, or a name on its "
+                f"model hub with the network at hand): {reason[:200]}"
+            ) from error
+
+    def energies(self, structures: Sequence[Structure]) -> NDArray[np.float64]:
+        """Return the energy of each structure, eV/atom (N,); NaN where the potential fails."""
+        values = self.evaluate(structures)
+        return np.array([value.energy if isinstance(value, PotentialValues) else np.nan for value in values])
+
+    def evaluate(self, structures: Sequence[Structure]) -> list[PotentialValues | str]:
+        """Return energy, forces and stress of each structure, or the reason why the potential cannot tell."""
+        return [self._evaluate_one(structure) for structure in structures]
+
+    def _evaluate_one(self, structure: Structure) -> PotentialValues | str:
+        from ase.stress import voigt_6_to_full_3x3_stress
+
+        atoms = structure.to_ase_atoms(msonable=False)
+        atoms.calc = self._calculator
+        try:
+            energy = float(atoms.get_potential_energy()) / len(atoms)
+            stress = voigt_6_to_full_3x3_stress(atoms.get_stress())
+            return PotentialValues(energy, np.asarray(atoms.get_forces(), dtype=float), np.asarray(stress, dtype=float))
+        except Exception as error:  # a graph without edges, an element without weights
+            return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+@lru_cache(maxsize=2)
+def _load_chgnet(weights: str) -> tuple[Any, Any]:
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):  # CHGNet prints what it loads
+        warnings.simplefilter("ignore")  # deprecations inside the packages that CHGNet imports
+        from chgnet.model import CHGNet
+        from chgnet.model.model import BatchedGraph
+
+        try:
+            model = CHGNet.load(model_name=weights, use_device="cpu", verbose=False)
+        except (ValueError, OSError, KeyError) as error:
+            raise ValueError(f"CHGNet weights {weights!r}: expected one of 0.3.0, 0.2.0 and r2scan") from error
+    return model.eval().requires_grad_(False), BatchedGraph
