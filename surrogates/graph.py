@@ -9,24 +9,23 @@ GraphModel.from_matgl("folder/with/matgl/weights")       # anybody's MatGL netwo
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from surrogates.base import Prediction
-from surrogates.graph_network import FittedGraph, fit_element_energies
+from surrogates.graph_file import read_graph, write_graph
+from surrogates.graph_network import FittedGraph, fit_element_energies, new_network
 from surrogates.graph_options import GraphOptions
 from surrogates.graph_replay import rehearsed_structures
 from surrogates.graph_spread import GraphSpread, GraphValidation
 from surrogates.graph_structures import check_labels, check_structures, compositions, touching_structure
-from surrogates.known_compounds import known_structures
 from surrogates.validation import chemical_system_groups, grouped_folds
 
 if TYPE_CHECKING:
@@ -35,7 +34,6 @@ if TYPE_CHECKING:
     from surrogates.matgl_models import PretrainedGraph
 
 DEFAULT_WEIGHTS = "graph_model.safetensors"
-FORMAT = "matsmith graph 1"
 DRAWS = 16
 """S of `GraphModel.members`."""
 
@@ -44,9 +42,6 @@ FEWEST = 20
 
 MOMENT_STRUCTURES = 4000
 """Training structures behind the leverage, drawn at random from larger sets."""
-
-PROBE_TOLERANCE = 0.005
-"""eV/atom; how far energies of known structures may move between saving and loading."""
 
 
 class GraphModel:
@@ -206,25 +201,7 @@ class GraphModel:
 
     def save(self, path: str | Path) -> None:
         """Write the fitted model as safetensors, its settings as JSON in the header."""
-        from safetensors.torch import save_file
-
-        model = self._own_network("save")
-        spread = _spread_of(model)
-        tensors = {f"network.{name}": tensor.contiguous() for name, tensor in model.network.state_dict().items()}
-        tensors |= {"element_energies": model.element_energies, "moment": spread.moment}
-        settings = {
-            "options": asdict(model.options),
-            "elements": model.elements,
-            "mean": model.mean,
-            "std": model.std,
-            "spread": {"count": spread.count, "scale": spread.scale, "power": spread.power},
-            "validation": self.validation and self.validation.as_dict(),
-            "probe": model.evaluate(known_structures())[0].tolist(),
-        }
-        # A new file that takes the old one's place: an interrupted save leaves the old one whole.
-        new = Path(f"{path}.new")
-        save_file(tensors, str(new), metadata={"format": FORMAT, "settings": json.dumps(settings)})
-        new.replace(path)
+        write_graph(path, self._own_network("save"), self.validation)
 
     @classmethod
     def load(cls, path: str | Path) -> GraphModel:
@@ -234,37 +211,9 @@ class GraphModel:
             ValueError: The file is missing, cut short or holds something else, or its network gives other energies with
                 the installed MatGL than when it was saved; the message names it.
         """
-        from safetensors import SafetensorError, safe_open
-
-        try:
-            with safe_open(str(path), framework="pt") as file:
-                metadata = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (OSError, SafetensorError) as error:
-            raise ValueError(f"{path}: not a readable safetensors file ({error})") from error
-        if metadata.get("format") != FORMAT:
-            raise ValueError(f"{path}: not a graph model (expected format {FORMAT!r}, not {metadata.get('format')!r})")
-        settings = json.loads(metadata["settings"])
-        model = cls(GraphOptions(**settings["options"]))
-        network = _new_network(model.options, model.seed)
-        moment, element_energies = tensors.pop("moment"), tensors.pop("element_energies")
-        network.load_state_dict({name.removeprefix("network."): tensor for name, tensor in tensors.items()})
-        network.eval().requires_grad_(False)
-        fitted = FittedGraph(
-            network,
-            model.options,
-            tuple(settings["elements"]),
-            element_energies,
-            settings["mean"],
-            settings["std"],
-            GraphSpread(moment, **settings["spread"]),
-        )
-        now = fitted.evaluate(known_structures())[0].tolist()
-        if any(abs(a - b) > PROBE_TOLERANCE for a, b in zip(now, settings["probe"], strict=True)):
-            figures = ", ".join(f"{a:.3f} (was {b:.3f})" for a, b in zip(now, settings["probe"], strict=True))
-            raise ValueError(f"{path}: these weights do not fit this MatGL: NaCl, MgO, Al2O3 give {figures} eV/atom")
-        model._fitted = fitted
-        model.validation = GraphValidation(**settings["validation"]) if settings.get("validation") else None
+        fitted, validation = read_graph(path)
+        model = cls(fitted.options)
+        model._fitted, model.validation = fitted, validation
         return model
 
     def _model(self) -> FittedGraph | PretrainedGraph:
@@ -297,7 +246,7 @@ class GraphModel:
     def _untrained(self, structures: Sequence[Structure], energies: Tensor, training: Tensor) -> FittedGraph:
         known = [structures[i] for i in training.tolist()]
         element_energies = fit_element_energies(known, energies[training])
-        network = _new_network(self.options, self.seed)
+        network = new_network(self.options, self.seed)
         fitted = FittedGraph(network, self.options, (), element_energies, 0.0, 1.0)
         rest = energies[training] - fitted.linear(known)
         return replace(fitted, mean=float(rest.mean()), std=max(float(rest.std()), 1e-3))
@@ -329,15 +278,6 @@ def _spread_of(model: FittedGraph) -> GraphSpread:
     if model.spread is None:
         raise RuntimeError("GraphModel: the network has no spread; fit it first")
     return model.spread
-
-
-def _new_network(options: GraphOptions, seed: int) -> nn.Module:
-    """Return an untrained network and leave torch's global generator as it was."""
-    from surrogates.graph_training import build_network
-
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return build_network(options)
 
 
 @lru_cache(maxsize=1)

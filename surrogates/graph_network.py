@@ -85,6 +85,15 @@ def fractions(structures: Sequence[Structure]) -> Tensor:
     return compositions(structures).dense_fractions().double()
 
 
+def new_network(options: GraphOptions, seed: int) -> nn.Module:
+    """Return an untrained network and leave torch's global generator as it was."""
+    from surrogates.graph_training import build_network
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return build_network(options)
+
+
 @contextmanager
 def _recorded_inputs(network: nn.Module) -> Iterator[list[Tensor]]:
     """Collect what enters the last linear layer."""

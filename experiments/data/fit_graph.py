@@ -94,4 +94,4 @@ def main(options: Options) -> None:
 
 
 if __name__ == "__main__":
-    main(auto_cli(Options))
+    main(auto_cli(Options, as_positional=False))
