@@ -29,12 +29,12 @@ from surrogates.energy_training import (
     EnergySpread,
     EnergyTrainingOptions,
     FittedEnergyNetwork,
+    held_out_predictions,
     train_energy_network,
 )
 from surrogates.energy_validation import EnergyValidation
 from surrogates.hull import ReferenceHull
 from surrogates.mlp_ensemble import MLPEnsemble
-from surrogates.validation import grouped_folds
 
 DEFAULT_WEIGHTS = "energy.safetensors"
 FORMAT = "matsmith formation energy 1"
@@ -131,18 +131,18 @@ class EnergyModel:
         labels: Tensor | None = None,
         *,
         folds: int = 5,
-        progress: Callable[[int, EnergyValidation], None] | None = None,
+        progress: Callable[[int], object] | None = None,
     ) -> EnergyValidation:
         """Fit to all folds but one in turn and compare with the one left out; chemical systems are never split.
 
-        What counts as the distance to the hull is told in `surrogates.energy_validation`. The model itself stays as it
-        is.
+        The spread of a fold is calibrated on the errors in the others. What counts as the distance to the hull is told
+        in `surrogates.energy_validation`. The model itself stays as it is.
 
         Args:
             materials: N formulas; the compounds of the hull's table when None.
             labels: Formation energies in eV/atom, (N,) or (N, 1); needed with `materials`.
             folds: Number of folds.
-            progress: Called after each fold with its number and the measures over all folds so far.
+            progress: Called after each fold with its number.
         """
         if materials is None:
             batch, energies = training_table(self.hull)
@@ -150,20 +150,10 @@ class EnergyModel:
             batch, energies = _checked(materials, labels)
         else:
             raise ValueError("cross_validate: labels are needed with materials")
-        fold_of = grouped_folds(batch, folds, self.seed)
+        held_out = held_out_predictions(batch, energies, self.options, folds, self.seed, progress)
+        predicted = GaussianDistribution(held_out.mean, held_out.calibrated_std())
         hull_of_others = self.hull.hull_energy(batch, exclude_self=True, missing="nan")
-        mean, std = torch.zeros(2, len(batch)).unbind()
-        for fold in range(folds):
-            train, test = fold_of != fold, fold_of == fold
-            model = EnergyModel(self.options, self.seed, self.hull).fit(batch.rows(train), energies[train])
-            predicted = model.formation_energy(batch.rows(test))
-            mean[test], std[test] = predicted.mean, predicted.std
-            if progress is not None:
-                done = fold_of <= fold
-                so_far = GaussianDistribution(mean[done], std[done])
-                measures = EnergyValidation.from_predictions(so_far, energies[done], hull_of_others[done], fold + 1)
-                progress(fold, measures)
-        return EnergyValidation.from_predictions(GaussianDistribution(mean, std), energies, hull_of_others, folds)
+        return EnergyValidation.from_predictions(predicted, energies, hull_of_others, folds)
 
     def save(self, path: str | Path) -> None:
         """Write the fitted model as float16 safetensors, its settings as JSON in the header; the hull is not in it."""

@@ -6,6 +6,7 @@ nothing is distilled. How far they err is measured on chemical systems that they
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -111,21 +112,73 @@ def train_energy_network(
     materials: CompositionBatch, energies: Tensor, options: EnergyTrainingOptions, seed: int
 ) -> FittedEnergyNetwork:
     """Train the ensemble on formation energies (N,), eV/atom, and calibrate its spread on systems held out in turn."""
-    folds = grouped_folds(materials, options.calibration_folds, seed)
-    errors, disagreement, unseen = torch.zeros(3, len(materials)).unbind()
-    for fold in range(options.calibration_folds):
-        train, test = folds != fold, folds == fold
-        if not (bool(train.any()) and bool(test.any())):
-            continue
-        fitted = _train(materials.rows(train), energies[train], options, seed + 1 + fold)
-        held_out = materials.rows(test)
-        predicted, factor = fitted.energies(held_out), damping(held_out)
-        errors[test] = (predicted.mean(0) - energies[test]).abs() / factor.clamp_min(1e-3)
-        disagreement[test] = _disagreement(predicted, factor)
-        unseen[test] = unseen_share(held_out, fitted.seen)
-    compounds = pair_weight(materials) > 0
-    spread = calibrated_spread(errors[compounds], disagreement[compounds], unseen[compounds])
+    spread = held_out_predictions(materials, energies, options, options.calibration_folds, seed).spread()
     return replace(_train(materials, energies, options, seed), spread=spread)
+
+
+@dataclass(frozen=True, eq=False)
+class HeldOutPredictions:
+    """What networks say of chemical systems that they were not trained on; all tensors (N,)."""
+
+    energies: Tensor
+    """True formation energies, eV/atom."""
+    mean: Tensor
+    """Predicted formation energies, eV/atom."""
+    factor: Tensor
+    """What `damping` multiplied them by."""
+    disagreement: Tensor
+    unseen: Tensor
+    """Inputs of `EnergySpread`."""
+    folds: Tensor
+    """Long, the fold in which a material was held out."""
+
+    def spread(self, rows: Tensor | None = None) -> EnergySpread:
+        """Return the spread calibrated on the compounds, or on those of them that a mask (N,) selects."""
+        used = self.factor > 0 if rows is None else rows & (self.factor > 0)
+        errors = (self.mean - self.energies).abs() / self.factor
+        return calibrated_spread(errors[used], self.disagreement[used], self.unseen[used])
+
+    def calibrated_std(self) -> Tensor:
+        """Return the standard deviation of each prediction in eV/atom, (N,), calibrated on the other folds' errors."""
+        result = torch.zeros_like(self.mean)
+        for fold in torch.unique(self.folds):
+            test = self.folds == fold
+            result[test] = self.spread(~test)(self.disagreement[test], self.unseen[test]) * self.factor[test]
+        return result
+
+
+def held_out_predictions(
+    materials: CompositionBatch,
+    energies: Tensor,
+    options: EnergyTrainingOptions,
+    folds: int,
+    seed: int,
+    progress: Callable[[int], object] | None = None,
+) -> HeldOutPredictions:
+    """Train on all folds but one in turn and predict the one left out; chemical systems are never split.
+
+    Args:
+        materials: N compositions.
+        energies: Formation energies in eV/atom, (N,).
+        options: How to train.
+        folds: Number of folds.
+        seed: Seed of folds and networks.
+        progress: Called after each fold with its number.
+    """
+    fold_of = grouped_folds(materials, folds, seed)
+    mean, disagreement, unseen = torch.zeros(3, len(materials)).unbind()
+    factor = damping(materials)
+    for fold in range(folds):
+        train, test = fold_of != fold, fold_of == fold
+        if bool(train.any()) and bool(test.any()):
+            fitted = _train(materials.rows(train), energies[train], options, seed + 1 + fold)
+            held_out = materials.rows(test)
+            predicted = fitted.energies(held_out)
+            mean[test], disagreement[test] = predicted.mean(0), _disagreement(predicted, factor[test])
+            unseen[test] = unseen_share(held_out, fitted.seen)
+        if progress is not None:
+            progress(fold)
+    return HeldOutPredictions(energies, mean, factor, disagreement, unseen, fold_of)
 
 
 def _disagreement(energies: Tensor, factor: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from tqdm import tqdm
 
 from surrogates.energy import DEFAULT_WEIGHTS, fit_default
 from surrogates.energy_training import EnergyTrainingOptions
@@ -41,7 +42,9 @@ def main(
     print(hull)
     model = fit_default(seed, options, hull)
     if validate:
-        model.validation = model.cross_validate(progress=lambda _, measures: print(measures, flush=True))
+        with tqdm(total=5, desc="cross-validation", unit="fold") as bar:
+            model.validation = model.cross_validate(folds=5, progress=lambda _: bar.update())
+        print(model.validation)
     model.save(output)
     print(f"{output}: {output.stat().st_size / 1e6:.2f} MB")
 

@@ -18,7 +18,13 @@ from surrogates.energy import (
     EnergyModel,
     training_table,
 )
-from surrogates.energy_training import EnergyTrainingOptions, calibrated_spread, damping, train_energy_network
+from surrogates.energy_training import (
+    EnergyTrainingOptions,
+    HeldOutPredictions,
+    calibrated_spread,
+    damping,
+    train_energy_network,
+)
 from surrogates.energy_validation import EnergyValidation, rank_correlation
 from surrogates.hull import ReferenceHull
 from surrogates.pair_features import pair_feature_names, pair_features, pair_weight, seen_pairs, unseen_share
@@ -207,15 +213,25 @@ def test_an_unfitted_model_says_so(hull):
 def test_cross_validation_never_sees_the_system_it_is_asked_about(hull):
     seen = []
     model = EnergyModel(SMALL, hull=hull)
-    result = model.cross_validate(folds=2, progress=lambda fold, measures: seen.append((fold, measures.materials)))
-    assert [fold for fold, _ in seen] == [0, 1]
-    assert seen[1][1] == result.materials == result.hull_materials == 384
+    result = model.cross_validate(folds=2, progress=seen.append)
+    assert seen == [0, 1]
+    assert result.materials == result.hull_materials == 384
     assert model._fitted is None
     assert 0 < result.mae_eV_per_atom < 0.3
     assert result.spearman > 0.8
     assert 0.5 < result.coverage_68 < 0.9
     for word in ("MAE", "R2", "Spearman", "68 %", "95 %", "distance to hull"):
         assert word in str(result)
+
+
+def test_a_fold_is_calibrated_on_the_others():
+    spreads = torch.tensor([0.05, 0.2])
+    folds = torch.arange(2).repeat_interleave(1000)
+    errors = spreads[folds] * torch.randn(2000, generator=torch.Generator().manual_seed(0))
+    zeros, ones = torch.zeros(2000), torch.ones(2000)
+    std = HeldOutPredictions(zeros, errors, ones, zeros, zeros, folds).calibrated_std()
+    assert std[:1000].tolist() == pytest.approx([0.2] * 1000, rel=0.1)
+    assert std[1000:].tolist() == pytest.approx([0.05] * 1000, rel=0.1)
 
 
 def test_labels_that_mean_nothing_cannot_be_predicted(hull):
