@@ -1,4 +1,4 @@
-"""The command line: `matsmith design | resume | sample | report`.
+"""The command line: `matsmith design | resume | sample | report | reference`.
 
 Exit status 0; 2 with one line on standard error for a mistake of the user's; 130 after Ctrl-C.
 """
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_loader
 from jsonargparse.typing import register_type
 
-from agent.config import DesignConfig, ICSD24FilterOptions, ObjectiveConfig, PlugIn, SpaceConfig
+from agent.config import DesignConfig, ICSD24FilterOptions, ObjectiveConfig, PlugIn, ReferenceConfig, SpaceConfig
 from agent.training_options import TrainingOptions
 
 if TYPE_CHECKING:
@@ -113,6 +113,14 @@ def _make_parser() -> ArgumentParser:
     report.add_argument("run", type=Path, help="folder of the run")
     _add_json(report)
     commands.add_subcommand("report", report, help="write the report of a run again")
+
+    reference = _Parser(
+        description="Compute a reference table of formation energies with CHGNet; goes on where it stopped."
+    )
+    reference.add_argument("--config", action="config", help="YAML file with any of these options")
+    reference.add_class_arguments(ReferenceConfig)
+    _add_json(reference)
+    commands.add_subcommand("reference", reference, help="compute a reference table of formation energies")
     return parser
 
 
@@ -190,7 +198,32 @@ def _report(parser: ArgumentParser, options: Namespace) -> None:
     print(json.dumps({"report": str(path)}) if options.json else f"report: {path}")
 
 
-_COMMANDS = {"design": _design, "resume": _resume, "sample": _sample, "report": _report}
+def _reference(parser: ArgumentParser, options: Namespace) -> None:
+    _refuse_null(ReferenceConfig, options)
+    values = {name: options[name] for name in ReferenceConfig.__dataclass_fields__}
+    config = ReferenceConfig(**values)
+    from agent.reference_run import run_reference
+    from surrogates.reference_export import STRUCTURES, TABLE
+
+    try:
+        summary = run_reference(config, progress=not options.json)
+    except KeyboardInterrupt:
+        print("\nmatsmith: interrupted; the same command goes on where it stopped", file=sys.stderr)
+        sys.exit(130)
+    files = [str(config.output / name) for name in (TABLE, STRUCTURES)]
+    if options.json:
+        print(json.dumps({**vars(summary), "files": files}))
+    else:
+        print(summary, *files, sep="\n")
+
+
+_COMMANDS = {
+    "design": _design,
+    "resume": _resume,
+    "sample": _sample,
+    "report": _report,
+    "reference": _reference,
+}
 
 
 # Configuration
@@ -311,7 +344,7 @@ def _one_line(message: str) -> str:
     text = re.sub(r"Expected a <class '([^']*)'>", r"expected \1", text)
     text = re.sub(r"Expected a typing\.Literal", "expected one of ", text)
     unknown = re.search(r"(?:does not accept option|Option) '(?:\w+\.)*(\w+)'", text)
-    names = [field.name for config in (DesignConfig, *_NESTED.values()) for field in fields(config)]
+    names = [field.name for config in (DesignConfig, ReferenceConfig, *_NESTED.values()) for field in fields(config)]
     close = get_close_matches(unknown[1], names, n=1) if unknown else []
     return " ".join(text.split()) + (f"; did you mean {close[0]}?" if close else "")
 

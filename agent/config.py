@@ -90,7 +90,8 @@ class ObjectiveConfig:
     """A property and what is wanted of it."""
 
     property: str
-    """band_gap (eV), supply_risk (0-10,000), plausibility (0-1), toxicity, electronegativity_difference, or yours."""
+    """band_gap (eV), formation_energy and e_above_hull (eV/atom), supply_risk (0-10,000), plausibility (0-1), toxicity,
+    electronegativity_difference, or yours."""
     goal: Literal["window", "minimize", "maximize"] = "window"
     """window: between low and high; minimize and maximize: utility from 0 to 1 between low and high."""
     low: float | None = None
@@ -119,6 +120,9 @@ class DesignConfig:
     """How the objectives become one score."""
     reward: PlugIn | None = None
     """A reward of your own, in place of objectives."""
+    reference: str | None = None
+    """What formation_energy and e_above_hull refer to: a table of yours (CSV or Parquet with formula or cif, and
+    energies), or materials-project (key in MP_API_KEY); when left out, the embedded table of CHGNet energies."""
     space: SpaceConfig = field(default_factory=SpaceConfig)
     """What may be built."""
     prior: str = "default"
@@ -139,3 +143,31 @@ class DesignConfig:
     """Source of all randomness."""
     threads: int = 1
     """Processor threads; more pay little for networks of this size, and cost much on a busy machine."""
+
+
+@dataclass(frozen=True)
+class ReferenceConfig:
+    """Compute a reference table with CHGNet: elements, binaries and ternaries in common structure types."""
+
+    output: Path = Path("runs/reference")
+    """Folder of the results; a computation that was interrupted goes on there."""
+    elements: list[str] | None = None
+    """Elements covered; 78 when left out."""
+    known_ternaries: int = 2000
+    """Most known ternary compositions."""
+    other_ternaries: int = 1000
+    """Charge-neutral ternary compositions of common oxidation states, drawn at random."""
+    relaxations: int = 6000
+    """Structures relaxed beside those of the elements: the best of each composition first, near the hull first."""
+    relaxed_per_formula: int = 2
+    """Most structures relaxed of one composition."""
+    weights: str = "0.3.0"
+    """Version of CHGNet's weights: 0.3.0, 0.2.0 or r2scan."""
+    fmax: float = 0.08
+    """Largest force at which a structure counts as relaxed, eV/A."""
+    max_steps: int = 100
+    """Steps after which a relaxation is given up."""
+    seed: int = 0
+    """Of the compositions that are drawn."""
+    workers: int | None = None
+    """Processes; one a core when left out."""

@@ -1,22 +1,40 @@
-"""What a material is worth: features, property models, data tables."""
+"""What a material is worth: features, property models, oracles, hull, data tables."""
 
 from surrogates.band_gap import BandGapModel
 from surrogates.base import Label, Oracle, Prediction, Surrogate
 from surrogates.datasets import Dataset, load_dataset
 from surrogates.distribution import PropertyDistribution
+from surrogates.energy import EnergyModel
+from surrogates.graph import GraphModel
+from surrogates.hull import ReferenceHull
+from surrogates.materials_project import load_materials_project
+from surrogates.oracle import CHGNetOracle, FunctionOracle, MatGLOracle, RelaxationOracle, TableOracle
 from surrogates.properties import PROPERTIES, Property, SurrogateProperty, evaluate_properties
+from surrogates.reference_table import ReferenceTable, load_reference_table, read_reference_table
 
 __all__ = [
     "PROPERTIES",
     "BandGapModel",
+    "CHGNetOracle",
     "Dataset",
+    "EnergyModel",
+    "FunctionOracle",
+    "GraphModel",
     "Label",
+    "MatGLOracle",
     "Oracle",
     "Prediction",
     "Property",
     "PropertyDistribution",
+    "ReferenceHull",
+    "ReferenceTable",
+    "RelaxationOracle",
     "Surrogate",
     "SurrogateProperty",
+    "TableOracle",
     "evaluate_properties",
     "load_dataset",
+    "load_materials_project",
+    "load_reference_table",
+    "read_reference_table",
 ]

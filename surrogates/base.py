@@ -12,9 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, Self, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
 
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from pymatgen.core import Structure
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +51,18 @@ class Label:
 
     failure: str | None = None
     """One line when the oracle failed on this material; None when it succeeded."""
+
+    structure: Structure | None = None
+    """Relaxed structure, from oracles that relax one."""
+
+    steps: int | None = None
+    """Steps of that relaxation."""
+
+    converged: bool | None = None
+    """Whether the relaxation converged."""
+
+    prototype: str = ""
+    """Structure type that the relaxation started from, when the material was a formula."""
 
 
 @runtime_checkable

@@ -106,8 +106,8 @@ class CHGNetPotential:
             found = model._compute(batch)
             energies = (found["e"] + model.composition_model(graphs)).detach().double().numpy()
             total = (found["e"] * found["atoms_per_graph"]).sum()
-            gradients = torch.autograd.grad(total, [*batch.atom_positions, *batch.strains])
-            gradients = [gradient.double().numpy() for gradient in gradients]
+            tensors = torch.autograd.grad(total, [*batch.atom_positions, *batch.strains])
+            gradients = [tensor.double().numpy() for tensor in tensors]
             for place, row in enumerate(rows):
                 strain = gradients[len(rows) + place] / structures[row].volume
                 result[row] = PotentialValues(float(energies[place]), -gradients[place], (strain + strain.T) / 2)
@@ -174,13 +174,13 @@ class MatGLPotential:
         return [self._evaluate_one(structure) for structure in structures]
 
     def _evaluate_one(self, structure: Structure) -> PotentialValues | str:
-        from ase.stress import voigt_6_to_full_3x3_stress
+        from ase.stress import voigt_6_to_full_3x3_stress as full_stress
 
         atoms = structure.to_ase_atoms(msonable=False)
         atoms.calc = self._calculator
         try:
             energy = float(atoms.get_potential_energy()) / len(atoms)
-            stress = voigt_6_to_full_3x3_stress(atoms.get_stress())
+            stress = full_stress(atoms.get_stress())
             return PotentialValues(energy, np.asarray(atoms.get_forces(), dtype=float), np.asarray(stress, dtype=float))
         except Exception as error:  # a graph without edges, an element without weights
             return (str(error).splitlines() or [type(error).__name__])[0]

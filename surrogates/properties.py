@@ -23,6 +23,7 @@ from surrogates.band_gap import BandGapModel
 from surrogates.base import Surrogate
 from surrogates.distribution import ExactDistribution, GaussianDistribution, PropertyDistribution
 from surrogates.electronegativity import electronegativity_difference
+from surrogates.energy import EnergyModel
 from surrogates.plausibility import plausibility
 from surrogates.supply import supply_risk
 from surrogates.toxicity import toxicity
@@ -52,6 +53,20 @@ PROPERTIES: Mapping[str, Property] = MappingProxyType(
                 "band gap, 0 for a metal",
                 "classifier x regressor on measured gaps (Zhuo et al. 2018) and computed transport (Ricci et al. 2017)",
                 "band_gap_eV",
+            ),
+            Property(
+                "formation_energy",
+                "eV/atom",
+                "energy of the best known structure type relative to the elements",
+                "networks fitted to CHGNet energies of decorated prototypes (CHGNet, not DFT)",
+                "formation_energy_eV_per_atom",
+            ),
+            Property(
+                "e_above_hull",
+                "eV/atom",
+                "distance to the convex hull of the reference phases, negative below it",
+                "formation energy of these networks, and the hull within the CHGNet prototype library (CHGNet, not DFT)",
+                "e_above_hull_eV_per_atom",
             ),
             Property(
                 "supply_risk",
@@ -180,9 +195,19 @@ def _band_gap(materials: CompositionBatch) -> PropertyDistribution:
     return BandGapModel.default().distribution(materials)
 
 
+def _formation_energy(materials: CompositionBatch) -> PropertyDistribution:
+    return EnergyModel.default().formation_energy(materials)
+
+
+def _e_above_hull(materials: CompositionBatch) -> PropertyDistribution:
+    return EnergyModel.default().e_above_hull(materials)
+
+
 _EMBEDDED: Mapping[str, Callable[[CompositionBatch], PropertyDistribution]] = MappingProxyType(
     {
         "band_gap": _band_gap,
+        "formation_energy": _formation_energy,
+        "e_above_hull": _e_above_hull,
         "supply_risk": _exact(supply_risk),
         "toxicity": _exact(toxicity),
         "electronegativity_difference": _exact(electronegativity_difference),

@@ -1,7 +1,7 @@
 """From a composition to plausible crystal structures: known structure types, decorated with its elements.
 
-    for decorated in decorated_prototypes("SrTiO3"):
-        decorated.prototype.name, decorated.structure   # at a volume guessed from radii
+for decorated in decorated_prototypes("SrTiO3"):
+    decorated.prototype.name, decorated.structure   # at a volume guessed from radii
 """
 
 from __future__ import annotations

@@ -77,7 +77,7 @@ def choose_relaxations(
     table = torch.zeros(104, dtype=torch.float64)
     table[elements.atomic_numbers[:, 0]] = torch.tensor(list(references.values()), dtype=torch.float64)
     formation = energies - (batch.fractions.double() * table[batch.atomic_numbers]).sum(1)
-    lowest: dict[str, float] = {symbol: 0.0 for symbol in references}
+    lowest: dict[str, float] = dict.fromkeys(references, 0.0)
     for result, energy in zip(best, formation.tolist(), strict=True):
         lowest[result.formula] = min(energy, lowest.get(result.formula, energy))
     hull = ConvexHull(CompositionBatch.from_formulas(list(lowest)), torch.tensor(list(lowest.values())).double())
@@ -117,7 +117,9 @@ def _element_energies(store: ReferenceStore, options: ReferenceOptions) -> dict[
             energies[result.formula] = min(result.energy, energies.get(result.formula, result.energy))
     missing = sorted(set(options.elements) - energies.keys())
     if missing:
-        raise ValueError(f"elements: no structure of {', '.join(missing)} could be relaxed (no hull without end members)")
+        raise ValueError(
+            f"elements: no structure of {', '.join(missing)} could be relaxed (no hull without end members)"
+        )
     return energies
 
 
@@ -136,7 +138,7 @@ def _run_stage(
     done = store.done(stage)
     batches = [tasks[start : start + size] for start in range(0, len(tasks), size)]
     pending = iter([batch for batch in batches if not done.issuperset(batch)])
-    finished = sum(task in done for task in tasks)
+    finished = sum(len(batch) for batch in batches if done.issuperset(batch))
     failures = 0
     under_way: set[Future[list[StoredResult]]] = set()
 
