@@ -17,7 +17,8 @@ from agent.reward import Reward
 from envs import DesignSpace
 from surrogates.band_gap import BandGapModel
 from surrogates.distribution import PropertyDistribution
-from surrogates.properties import PROPERTIES
+from surrogates.energy import ENERGY_PROPERTIES, EnergyModel
+from surrogates.properties import PROPERTIES, SurrogateProperty
 
 _SAMPLES = 4096
 _FEWEST_KNOWN = 20
@@ -81,19 +82,38 @@ def examine(space: DesignSpace, reward: Reward, base: Policy, seed: int = 0) -> 
 def _examine_one(
     objective: Objective, uniform: PropertyDistribution, from_base: PropertyDistribution
 ) -> ObjectiveSupport:
-    known = PROPERTIES.get(objective.property) if objective.model is None else None
+    energies = energy_model(objective)
+    known = PROPERTIES.get(objective.property) if objective.model is None or energies is not None else None
     measured = measured_values(objective.property) if known else None
     return ObjectiveSupport(
         str(objective),
         objective.property,
         known.unit if known and known.unit != "1" else "",
-        known.source if known else type(objective.model).__name__,
+        _source(objective),
         _error(objective),
         None if measured is None else int(objective.contains(measured).sum()),
         None if measured is None else len(measured),
         float(objective.contains(uniform.mean).float().mean()),
         float(objective.contains(from_base.mean).float().mean()),
     )
+
+
+def energy_model(objective: Objective) -> EnergyModel | None:
+    """Return the model of formation energies that an objective rests on; None where it rests on another."""
+    if objective.property not in ENERGY_PROPERTIES:
+        return None
+    if objective.model is None:
+        return EnergyModel.default()
+    own = objective.model.surrogate if isinstance(objective.model, SurrogateProperty) else None
+    return own if isinstance(own, EnergyModel) else None
+
+
+def _source(objective: Objective) -> str:
+    energies = energy_model(objective)
+    if objective.model is None:
+        embedded = PROPERTIES[objective.property].source
+        return embedded if energies is None else f"{embedded}: {energies.hull.source}"
+    return type(objective.model).__name__ if energies is None else f"networks fitted to energies {energies.hull.source}"
 
 
 def measured_values(name: str) -> Tensor | None:
@@ -106,6 +126,9 @@ def measured_values(name: str) -> Tensor | None:
 
 
 def _error(objective: Objective) -> str | None:
+    energies = energy_model(objective)
+    if energies is not None:
+        return _energy_error(energies, objective.property)
     if objective.model is not None:
         return "a model of your own; its error is not known here"
     if objective.property == "band_gap":
@@ -117,6 +140,19 @@ def _error(objective: Objective) -> str | None:
             f"{found.gapped:,} materials with a gap; metal or not, area under the ROC curve {found.auc:.3f}"
         )
     return None
+
+
+def _energy_error(model: EnergyModel, name: str) -> str:
+    found, source = model.validation, model.hull.source
+    if found is None:
+        return f"predicted, {source}; how well is not known"
+    text = f"{found.folds}-fold cross-validation by chemical system: "
+    if name == "formation_energy":
+        return text + f"mean absolute error {found.mae_eV_per_atom:.2f} eV/atom among {found.materials:,} compounds"
+    return (
+        f"{text}mean absolute error {found.hull_mae_eV_per_atom:.2f} eV/atom, rank correlation "
+        f"{found.hull_spearman:.2f} among {found.hull_materials:,} compounds; {source}"
+    )
 
 
 def _warnings(entry: ObjectiveSupport) -> Sequence[str]:

@@ -21,15 +21,20 @@ from agent.interruption import ForcedInterrupt
 from agent.objective import Objective
 from agent.plug_in import load_plug_in
 from agent.prior import Prior
+from agent.reference_option import make_energy_model
 from agent.reward import FunctionReward, Reward
 from agent.run_folder import RunFolder, describe_environment
 from agent.trainer import StepReport
 from envs import CompositionSpace
 from surrogates import load_dataset
 from surrogates.base import Surrogate
+from surrogates.energy import ENERGY_PROPERTIES, EnergyModel
+from surrogates.properties import PROPERTIES, SurrogateProperty
 
 _CHECKPOINT_SECONDS = 20.0
 _MOST_SAMPLES = 1_000_000
+ENERGY_WEIGHTS = "energy.safetensors"
+"""Networks fitted to the option `reference`, in the run's folder."""
 
 
 class Interrupted(Exception):  # noqa: N818 - not an error: the user's wish
@@ -65,9 +70,12 @@ def start_design(
     folder = RunFolder(config.output)
     folder.check_free(config.overwrite)
     _check(config)
-    agent = make_agent(config, progress)
+    energies = _energy_model(config, say)
+    agent = make_agent(config, progress, energies)
     support = examine(agent.space, agent.reward, agent.base, config.seed) if isinstance(agent.reward, Reward) else None
     folder.create()
+    if energies is not None:
+        folder.write_whole(ENERGY_WEIGHTS, energies.save)
     if support is not None:
         say(str(support))
     folder.write_text("config.yaml", write_config())
@@ -93,7 +101,8 @@ def resume_design(config: DesignConfig, folder: RunFolder, progress: bool) -> De
 
 def _load(config: DesignConfig, folder: RunFolder) -> DesignAgent:
     """Read the checkpoint of a run, and make sure that its configuration was not changed since."""
-    agent = DesignAgent.load(folder.checkpoint, space=make_space(config.space), reward=make_reward(config))
+    energies = _energy_model(config, lambda _: None, folder.path / ENERGY_WEIGHTS)
+    agent = DesignAgent.load(folder.checkpoint, space=make_space(config.space), reward=make_reward(config, energies))
     weight = config.prior_weight if agent.prior is not None else 0.0
     wanted = {"beta": config.beta, "prior_weight": weight, "seed": config.seed}
     held = {"beta": agent.beta, "prior_weight": agent.prior_weight, "seed": agent.seed}
@@ -173,10 +182,20 @@ def _check(config: DesignConfig) -> None:
     torch.set_num_threads(config.threads)
 
 
-def make_agent(config: DesignConfig, progress: bool) -> DesignAgent:
+def _energy_model(config: DesignConfig, say: Callable[[str], None], stored: Path | None = None) -> EnergyModel | None:
+    """Return the model of energies that the option `reference` asks for, None without it."""
+    if config.reference is None:
+        return None
+    if not any(entry.property in ENERGY_PROPERTIES and entry.model is None for entry in config.objectives):
+        raise ValueError(f"reference: no objective uses it (expected one of {', '.join(ENERGY_PROPERTIES)})")
+    elements = make_space(config.space).elements
+    return make_energy_model(config.reference, elements, config.seed, say, stored)
+
+
+def make_agent(config: DesignConfig, progress: bool, energies: EnergyModel | None = None) -> DesignAgent:
     """Build space, reward and prior of a configuration, check them, and put the agent together."""
     space = make_space(config.space)
-    reward = make_reward(config)
+    reward = make_reward(config, energies)
     prior = make_prior(config, space, progress)
     return DesignAgent(space, reward, prior, config.prior_weight, config.beta, config.seed, config.training)
 
@@ -191,8 +210,12 @@ def make_space(config: SpaceConfig) -> CompositionSpace:
     return CompositionSpace(**values)
 
 
-def make_reward(config: DesignConfig) -> Reward | FunctionReward:
+def make_reward(config: DesignConfig, energies: EnergyModel | None = None) -> Reward | FunctionReward:
     """Build the reward: objectives, or a plug-in.
+
+    Args:
+        config: What is wanted.
+        energies: What formation energies and distances to the hull come from; the embedded model when None.
 
     Raises:
         ValueError: Neither or both are given, or one of them is wrong.
@@ -205,11 +228,14 @@ def make_reward(config: DesignConfig) -> Reward | FunctionReward:
         if not callable(found):
             raise ValueError(f"reward: {config.reward.class_path!r} cannot be called with a list of formulas")
         return FunctionReward(found, config.reward.class_path)
-    return Reward([_make_objective(entry) for entry in config.objectives], config.scalarization)
+    return Reward([_make_objective(entry, energies) for entry in config.objectives], config.scalarization)
 
 
-def _make_objective(config: ObjectiveConfig) -> Objective:
+def _make_objective(config: ObjectiveConfig, energies: EnergyModel | None) -> Objective:
     values = dict(vars(config))
+    if energies is not None and config.property in ENERGY_PROPERTIES:
+        output = ENERGY_PROPERTIES.index(config.property)
+        values["model"] = SurrogateProperty(PROPERTIES[config.property], energies, output)
     if config.model is not None:
         model = load_plug_in(config.model, f"objective {config.property!r}: model")
         if not isinstance(model, Surrogate):

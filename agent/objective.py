@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     from surrogates.base import Surrogate
     from surrogates.distribution import PropertyDistribution
+    from surrogates.properties import SurrogateProperty
 
 Goal = Literal["window", "minimize", "maximize"]
 
@@ -39,8 +40,8 @@ class Objective:
     """Importance relative to the other objectives."""
     caution: float = 1.0
     """Standard deviations by which a monotone goal distrusts the prediction."""
-    model: Surrogate | None = None
-    """A fitted property model of your own; None: the embedded property of that name."""
+    model: Surrogate | SurrogateProperty | None = None
+    """A fitted property model of your own, or one output of it; None: the embedded property of that name."""
 
     def __post_init__(self) -> None:
         where = f"objective {self.property!r}"

@@ -81,7 +81,7 @@ class RunFolder:
         except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
             reason = error.strerror if isinstance(error, OSError) else error
             raise ValueError(f"output: cannot make {str(self.path)!r} ({reason})") from None
-        for name in (*_OURS, "support.json", "coverage.json", "report.html", "tb"):
+        for name in (*_OURS, "energy.safetensors", "support.json", "coverage.json", "report.html", "tb"):
             entry = self.path / name
             if entry.is_dir():
                 shutil.rmtree(entry)
@@ -90,10 +90,14 @@ class RunFolder:
 
     def write_text(self, name: str, text: str) -> Path:
         """Write a file that appears whole or not at all."""
+        return self.write_whole(name, lambda path: path.write_text(text, encoding="utf-8"))
+
+    def write_whole(self, name: str, write: Callable[[Path], object]) -> Path:
+        """Write a file by a function that takes its path; it appears whole or not at all."""
         target = self.path / name
         temporary = target.with_name(f"{name}.part-{os.getpid()}")
         try:
-            temporary.write_text(text, encoding="utf-8")
+            write(temporary)
             temporary.replace(target)
         finally:
             temporary.unlink(missing_ok=True)

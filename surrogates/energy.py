@@ -39,8 +39,9 @@ from surrogates.mlp_ensemble import MLPEnsemble
 DEFAULT_WEIGHTS = "energy.safetensors"
 FORMAT = "matsmith formation energy 1"
 
+ENERGY_PROPERTIES = ("formation_energy", "e_above_hull")
 FORMATION_ENERGY, E_ABOVE_HULL = range(2)
-"""Columns of `EnergyModel.predict`."""
+"""Columns of `EnergyModel.predict`, in the order of `ENERGY_PROPERTIES`."""
 
 UNKNOWN_DISTANCE, UNKNOWN_STD = 0.5, 1.0
 """eV/atom: what is said of the distance to the hull where an element has no reference, and hence no hull."""

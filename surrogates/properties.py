@@ -65,7 +65,7 @@ PROPERTIES: Mapping[str, Property] = MappingProxyType(
                 "e_above_hull",
                 "eV/atom",
                 "distance to the convex hull of the reference phases, negative below it",
-                "formation energy of these networks, and the hull within the CHGNet prototype library (CHGNet, not DFT)",
+                "formation energy of these networks, hull within the CHGNet prototype library (CHGNet, not DFT)",
                 "e_above_hull_eV_per_atom",
             ),
             Property(

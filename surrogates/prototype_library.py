@@ -98,6 +98,27 @@ class Prototype:
         np.minimum.at(shortest, (kind[centres], kind[neighbours]), distances)
         return shortest
 
+    @cached_property
+    def fixed_by_symmetry(self) -> bool:
+        """Whether only the volume is free: a cubic lattice, and no site with a coordinate that symmetry leaves open."""
+        if self.space_group < 195:
+            return False
+        from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # spglib's own deprecations
+            operations = SpacegroupAnalyzer(self.structure).get_symmetry_operations()
+        for position in self.structure.frac_coords:
+            moved = [operation.operate(position) - position for operation in operations]
+            stabiliser = [
+                operation.rotation_matrix
+                for operation, shift in zip(operations, moved, strict=True)
+                if np.abs(shift - shift.round()).max() < 1e-2
+            ]
+            if np.abs(np.mean(stabiliser, axis=0)).max() > 1e-6:
+                return False
+        return True
+
 
 @lru_cache(maxsize=1)
 def prototype_library() -> dict[str, Prototype]:

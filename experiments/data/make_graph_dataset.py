@@ -3,8 +3,8 @@
     python experiments/data/make_graph_dataset.py --output graph_dataset.jsonl.gz
 
 One JSON object a line: formula, prototype, relaxed, formation_energy (eV/atom), and the structure (lattice in A,
-species, fractional positions) at the volume guessed from radii. Entries more than 3 eV/atom above the elements are
-left out.
+species, fractional positions) at the volume guessed from radii. Taken are entries that were relaxed, and scanned ones
+whose structure type leaves nothing but the volume to relax; entries more than 3 eV/atom above the elements are left out.
 """
 
 from __future__ import annotations
@@ -41,9 +41,10 @@ def main() -> None:
     library = prototype_library()
     with gzip.open(options.output, "wt", encoding="utf-8") as file:
         for row, energy in zip(tqdm(table.itertuples(), total=len(table)), formation, strict=True):
-            if not abs(energy) < 3.0 + 3.0 * (energy < 0):
+            prototype = library[row.prototype]
+            if energy > 3.0 or not (row.converged or prototype.fixed_by_symmetry):
                 continue
-            structure = decorate(row.formula, library[row.prototype]).structure
+            structure = decorate(row.formula, prototype).structure
             entry = {
                 "formula": row.formula,
                 "prototype": row.prototype,
