@@ -4,7 +4,7 @@
 
 One JSON object a line: formula, prototype, relaxed, formation_energy (eV/atom), and the structure (lattice in A,
 species, fractional positions) at the volume guessed from radii. Taken are entries that were relaxed, and scanned ones
-whose structure type leaves nothing but the volume to relax; entries more than 3 eV/atom above the elements are left out.
+whose structure type leaves nothing but the volume to relax; entries more than 3 eV/atom above the elements are not.
 """
 
 from __future__ import annotations
