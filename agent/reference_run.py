@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import fields
 from typing import Any
@@ -32,14 +34,13 @@ def run_reference(config: ReferenceConfig, progress: bool = True) -> ReferenceSu
         KeyboardInterrupt: Ctrl-C; what was computed is kept.
     """
     options = _options(config)
-    workers = config.workers if config.workers is not None else len(os.sched_getaffinity(0))
+    workers = config.workers if config.workers is not None else _cores()
     if not 1 <= workers <= 1024:
         raise ValueError(f"workers: {workers} is not in 1..1024")
     if config.output.exists() and not config.output.is_dir():
         raise ValueError(f"output: {config.output} is a file, expected a folder")
-    import multiprocessing
-
-    executor = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_prepare_worker)
+    others = multiprocessing.active_children()
+    executor = _Pool(workers, multiprocessing.get_context("spawn"), initializer=_prepare_worker)
     bars = _Bars() if progress else None
     try:
         store = build_reference(config.output, options, executor, workers, bars)
@@ -51,6 +52,11 @@ def run_reference(config: ReferenceConfig, progress: bool = True) -> ReferenceSu
         raise ValueError(
             "a worker process was killed (memory?); start again to go on, with fewer workers if it happens again"
         ) from error
+    except BaseException:  # Ctrl-C as well: a batch may take minutes
+        for process in multiprocessing.active_children():
+            if process not in others:
+                process.terminate()
+        raise
     finally:
         if bars is not None:
             bars.close()
@@ -61,6 +67,23 @@ def _options(config: ReferenceConfig) -> ReferenceOptions:
     values: dict[str, Any] = {field.name: getattr(config, field.name, None) for field in fields(ReferenceOptions)}
     values["elements"] = DEFAULT_ELEMENTS if config.elements is None else tuple(dict.fromkeys(config.elements))
     return ReferenceOptions(**values)
+
+
+def _cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class _Pool(ProcessPoolExecutor):
+    """Its processes never see Ctrl-C, not even while they start."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Submit a call; a process that is started for it inherits the mask of signals."""
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            return super().submit(fn, *args, **kwargs)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class _Bars:
@@ -85,15 +108,10 @@ class _Bars:
 
 
 def _prepare_worker() -> None:
-    """Leave Ctrl-C to the parent, and end when the parent is gone."""
+    """End when the parent is gone."""
     import threading
     from multiprocessing import connection, parent_process
 
-    import torch
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    torch.set_num_threads(1)
     parent = parent_process()
 
     def watch() -> None:

@@ -41,16 +41,27 @@ def build_reference(
     Args:
         folder: Where `reference.db` lies or is made.
         options: What the table covers.
-        executor: Where batches are computed; its processes should use one thread each.
+        executor: Where batches are computed; whoever made it shuts it down and cancels what is still waiting.
         workers: Batches under way at the same time.
         progress: Told of each batch.
 
     Raises:
         ValueError: The folder holds results of other options, or an element has no structure that could be relaxed.
+        OSError: The folder cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     store = ReferenceStore(folder / STORE, options.as_dict())
+    try:
+        _run_stages(store, options, executor, workers, progress)
+    except BaseException:
+        store.close()
+        raise
+    return store
 
+
+def _run_stages(
+    store: ReferenceStore, options: ReferenceOptions, executor: Executor, workers: int, progress: Progress | None
+) -> None:
     def run(stage: str, tasks: Sequence[Task], volumes: dict[Task, float] | None = None) -> None:
         _run_stage(store, stage, tasks, volumes, options, executor, workers, progress)
 
@@ -61,13 +72,12 @@ def build_reference(
     run("scan", compound_tasks(options))
     chosen = choose_relaxations(store.results("scan"), references, options)
     run("relaxation", [(r.formula, r.prototype) for r in chosen], _volumes(chosen))
-    return store
 
 
 def choose_relaxations(
     scans: Sequence[StoredResult], references: dict[str, float], options: ReferenceOptions
 ) -> list[StoredResult]:
-    """Return the scans to relax: the best of each composition first, those near the hull of all scans first."""
+    """Return the scans to relax, those nearest to the hull of all scans first, of each composition only the best few."""
     best = _best(scans, options.relaxed_per_formula)
     if not best:
         return []
@@ -82,11 +92,10 @@ def choose_relaxations(
         lowest[result.formula] = min(energy, lowest.get(result.formula, energy))
     hull = ConvexHull(CompositionBatch.from_formulas(list(lowest)), torch.tensor(list(lowest.values())).double())
     above = (formation - hull.energy(batch)).tolist()
-    rank: dict[str, int] = defaultdict(int)
-    keyed = []
-    for result, distance in zip(best, above, strict=True):
-        keyed.append(((rank[result.formula], round(distance, 6), result.formula, result.prototype), result))
-        rank[result.formula] += 1
+    keyed = [
+        ((round(distance, 6), result.formula, result.prototype), result)
+        for result, distance in zip(best, above, strict=True)
+    ]
     return [result for _, result in sorted(keyed, key=lambda entry: entry[0])][: options.relaxations]
 
 
@@ -147,33 +156,32 @@ def _run_stage(
             given = None if volumes is None else [volumes[task] for task in batch]
             under_way.add(executor.submit(compute_batch, stage, list(batch), given, options))
 
-    try:
-        submit(2 * workers)
-        while under_way:
-            ready, _ = wait(under_way, return_when=FIRST_COMPLETED)
-            for future in ready:
-                under_way.discard(future)
-                results = future.result()
-                store.add(results)
-                finished += len(results)
-                failures += sum(result.failure is not None for result in results)
-                if progress is not None:
-                    progress(stage, finished, len(tasks), failures)
-            submit(2 * workers - len(under_way))
-    finally:
-        for future in under_way:
-            future.cancel()
+    submit(2 * workers)
+    while under_way:
+        ready, _ = wait(under_way, return_when=FIRST_COMPLETED)
+        for future in ready:
+            under_way.discard(future)
+            results = future.result()
+            store.add(results)
+            finished += len(results)
+            failures += sum(result.failure is not None for result in results)
+            if progress is not None:
+                progress(stage, finished, len(tasks), failures)
+        submit(2 * workers - len(under_way))
 
 
 def compute_batch(
     stage: str, tasks: list[Task], volumes: list[float] | None, options: ReferenceOptions
 ) -> list[StoredResult]:
     """Scan (volumes None) or relax (from volumes in A^3/atom) a batch; runs in a worker process."""
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
     from surrogates.potential import CHGNetPotential
     from surrogates.prototype_library import prototype_library
     from surrogates.prototypes import decorate
 
     torch.set_num_threads(1)
+    threadpool_limits(1)  # of NumPy's BLAS: the last digits depend on the number of threads
     library, potential = prototype_library(), CHGNetPotential(options.weights)
     structures = [decorate(formula, library[name]).structure for formula, name in tasks]
     if volumes is None:

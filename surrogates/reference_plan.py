@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations, permutations, product
-from math import gcd
+from math import gcd, isfinite
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,10 @@ DEFAULT_ELEMENTS: tuple[str, ...] = tuple(
 
 ANIONS: tuple[str, ...] = ("H", "B", "C", "N", "O", "F", "Si", "P", "S", "Cl", "As", "Se", "Br", "Sb", "Te", "I")
 _TERNARY_ANIONS: tuple[str, ...] = ("O", "F", "S", "Cl", "Se", "Br", "I", "N", "Te", "P", "H", "As")
+
+_CHGNET_WEIGHTS = ("0.3.0", "0.2.0", "r2scan")
+_CHGNET_ELEMENTS = 94
+"""CHGNet knows the elements up to this atomic number."""
 
 # Structure types that many compounds of a stoichiometry have, by a unique beginning of their names.
 _IONIC = {
@@ -93,8 +97,8 @@ class ReferenceOptions:
     other_ternaries: int = 1000
     """Charge-neutral ternary compositions of common oxidation states, drawn at random."""
     relaxations: int = 6000
-    """Structures relaxed beside those of the elements: the best of each composition first, near the hull first."""
-    relaxed_per_formula: int = 2
+    """Structures relaxed beside those of the elements: those nearest to the hull of all scans first."""
+    relaxed_per_formula: int = 3
     """Most structures relaxed of one composition."""
     weights: str = "0.3.0"
     """Version of CHGNet's weights."""
@@ -106,14 +110,21 @@ class ReferenceOptions:
     """Of the compositions that are drawn."""
 
     def __post_init__(self) -> None:
-        check_elements(self.elements, "elements")
-        for name in ("known_ternaries", "other_ternaries", "relaxations"):
+        object.__setattr__(self, "elements", check_elements(self.elements, "elements"))
+        if not self.elements:
+            raise ValueError("elements: the list is empty, expected at least one element")
+        for symbol in self.elements:
+            if ATOMIC_NUMBERS[symbol] > _CHGNET_ELEMENTS:
+                raise ValueError(f"elements: CHGNet does not know {symbol} (expected elements up to plutonium)")
+        if self.weights not in _CHGNET_WEIGHTS:
+            raise ValueError(f"weights: CHGNet has none named {self.weights!r} (expected {', '.join(_CHGNET_WEIGHTS)})")
+        for name in ("known_ternaries", "other_ternaries", "relaxations", "seed"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}: {getattr(self, name)} is negative")
         for name in ("relaxed_per_formula", "max_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: {getattr(self, name)} is not a positive number")
-        if not self.fmax > 0:
+        if not (self.fmax > 0 and isfinite(self.fmax)):
             raise ValueError(f"fmax: {self.fmax} is not a positive number")
 
     def as_dict(self) -> dict[str, Any]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,27 +61,47 @@ class ReferenceStore:
         self.path = path
         try:
             self._connection = sqlite3.connect(path)
-            self._connection.execute("PRAGMA journal_mode=WAL")
-            self._connection.executescript(_SCHEMA)
-            row = self._connection.execute("SELECT value FROM meta WHERE key = 'settings'").fetchone()
         except sqlite3.Error as error:
             raise ValueError(f"{path}: not a file of reference results ({error})") from error
-        held = json.loads(row[0]) if row else None
-        if held is None:
+        try:
+            self._open(settings)
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self, settings: dict[str, Any]) -> None:
+        try:
+            self._connection.execute("PRAGMA journal_mode=WAL")
+            self._connection.executescript(_SCHEMA)
             with self._connection:
-                self._connection.execute("INSERT INTO meta VALUES ('settings', ?)", (json.dumps(settings),))
-        else:
-            wanted = json.loads(json.dumps(settings))
-            for name in sorted({*held, *wanted}):
-                if held.get(name) != wanted.get(name):
-                    raise ValueError(
-                        f"{path}: was started with another {name} (there {_short(held.get(name))}, now "
-                        f"{_short(wanted.get(name))}); choose another output folder"
-                    )
+                self._connection.execute("INSERT OR IGNORE INTO meta VALUES ('settings', ?)", (json.dumps(settings),))
+            row = self._connection.execute("SELECT value FROM meta WHERE key = 'settings'").fetchone()
+            held: dict[str, Any] = json.loads(row[0])
+        except (sqlite3.Error, json.JSONDecodeError) as error:
+            raise ValueError(f"{self.path}: not a file of reference results ({error})") from error
+        wanted = json.loads(json.dumps(settings))
+        for name in sorted({*held, *wanted}):
+            if held.get(name) != wanted.get(name):
+                raise ValueError(
+                    f"{self.path}: was started with another {name} (there {_short(held.get(name))}, now "
+                    f"{_short(wanted.get(name))}); choose another output folder"
+                )
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Raise errors of SQLite as an OSError that names the file: a full disk, a file that was damaged."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise OSError(f"{self.path}: cannot be read or written ({error})") from error
 
     def add(self, results: Iterable[StoredResult]) -> None:
-        """Store a batch of results in one transaction."""
-        with self._connection:
+        """Store a batch of results in one transaction.
+
+        Raises:
+            OSError: The file cannot be written.
+        """
+        with self._explained(), self._connection:
             self._connection.executemany(
                 "INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 [tuple(vars(result).values()) for result in results],
@@ -88,13 +109,15 @@ class ReferenceStore:
 
     def done(self, stage: str) -> set[tuple[str, str]]:
         """Return formula and structure type of all results of a stage."""
-        rows = self._connection.execute("SELECT formula, prototype FROM results WHERE stage = ?", (stage,))
-        return {(formula, prototype) for formula, prototype in rows}
+        with self._explained():
+            rows = self._connection.execute("SELECT formula, prototype FROM results WHERE stage = ?", (stage,))
+            return {(formula, prototype) for formula, prototype in rows}
 
     def results(self, stage: str) -> list[StoredResult]:
         """Return all results of a stage, sorted by formula and structure type."""
-        rows = self._connection.execute("SELECT * FROM results WHERE stage = ? ORDER BY formula, prototype", (stage,))
-        return [StoredResult(*row) for row in rows]
+        query = "SELECT * FROM results WHERE stage = ? ORDER BY formula, prototype"
+        with self._explained():
+            return [StoredResult(*row) for row in self._connection.execute(query, (stage,))]
 
     def close(self) -> None:
         """Close the file."""
