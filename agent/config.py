@@ -158,8 +158,8 @@ class ReferenceConfig:
     other_ternaries: int = 1000
     """Charge-neutral ternary compositions of common oxidation states, drawn at random."""
     relaxations: int = 6000
-    """Structures relaxed beside those of the elements: the best of each composition first, near the hull first."""
-    relaxed_per_formula: int = 2
+    """Structures relaxed beside those of the elements: those nearest to the hull of all scans first."""
+    relaxed_per_formula: int = 3
     """Most structures relaxed of one composition."""
     weights: str = "0.3.0"
     """Version of CHGNet's weights: 0.3.0, 0.2.0 or r2scan."""

@@ -161,7 +161,7 @@ class RelaxationOracle:
             structure = candidate.structure
             structure.scale_lattice(scan.volume * len(structure))
             result.append((candidate.prototype.name, structure))
-        return result or f"none of {len(candidates)} structure types has an energy minimum"
+        return result or f"none of {len(candidates)} structure types has an energy minimum: {scans[0].failure}"
 
     def _label(self, name: str, found: list[tuple[str, Relaxation]], with_hull: bool = True) -> Label:
         good = [entry for entry in found if entry[1].failure is None]
@@ -290,7 +290,7 @@ class TableOracle:
             values = self._values.get(reduced_formula(name))
         except ValueError as error:
             return Label(name, failure=str(error))
-        return Label(name, failure=f"not in the table {self.version}") if values is None else Label(name, values)
+        return Label(name, failure=f"not in the table {self.version}") if values is None else Label(name, dict(values))
 
 
 class FunctionOracle:
@@ -319,9 +319,12 @@ class FunctionOracle:
     def _label(self, material: Any) -> Label:
         name = _name(material)
         try:
-            values = {str(key): float(value) for key, value in self.function(material).items()}
+            found = self.function(material)
+            if not hasattr(found, "items"):
+                raise TypeError(f"expected a mapping of property names to numbers, not {type(found).__name__}")
+            values = {str(key): float(value) for key, value in found.items()}
         except Exception as error:  # a user's function may raise anything
-            reason = (str(error).splitlines() or [""])[0]
+            reason = (str(error).strip().splitlines() or [""])[0]
             return Label(name, failure=f"{self.name}: {type(error).__name__}: {reason}".rstrip(": "))
         bad = [f"{key} is {value}" for key, value in values.items() if not math.isfinite(value)]
         if bad or not values:
@@ -343,7 +346,7 @@ def _name(material: Any) -> str:
 
 
 def _undecorated(structure: Structure) -> Structure:
-    """Return the structure without oxidation states, which energies do not depend on here."""
-    plain = structure.copy()
-    plain.remove_oxidation_states()
-    return plain
+    """Return elements and positions alone: energies do not depend on oxidation states or site properties here."""
+    from pymatgen.core import Structure
+
+    return Structure(structure.lattice, [site.specie.symbol for site in structure], structure.frac_coords)

@@ -15,9 +15,12 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+
+from surrogates.structure_checks import structure_problem
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -25,6 +28,8 @@ if TYPE_CHECKING:
 
 _EDGES_OF_A_BATCH = 2500
 """Edges of a batch above which the processor's cache no longer holds what a layer works on."""
+_CHGNET_ELEMENTS = 94
+"""CHGNet knows hydrogen to plutonium."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,11 +78,11 @@ class CHGNetPotential:
         self._model, self._batched_graph = _load_chgnet(weights)
 
     def energies(self, structures: Sequence[Structure]) -> NDArray[np.float64]:
-        """Return the energy of each structure, eV/atom (N,); NaN for one with an atom that has no neighbour."""
+        """Return the energy of each structure, eV/atom (N,); NaN where CHGNet cannot tell."""
         import torch
 
         result = np.full(len(structures), np.nan)
-        for rows, graphs in self._batches(structures):
+        for rows, graphs in self._batches([self._graph(structure) for structure in structures]):
             if graphs:
                 with torch.no_grad():
                     result[rows] = self._model(graphs, task="e")["e"].double().numpy()
@@ -90,8 +95,9 @@ class CHGNetPotential:
         """
         import torch
 
-        result: list[PotentialValues | str] = ["an atom has no neighbour within 6 A"] * len(structures)
-        for rows, graphs in self._batches(structures):
+        found_graphs = [self._graph(structure) for structure in structures]
+        result: list[PotentialValues | str] = [graph if isinstance(graph, str) else "" for graph in found_graphs]
+        for rows, graphs in self._batches(found_graphs):
             if not graphs:
                 continue
             model = self._model
@@ -113,14 +119,13 @@ class CHGNetPotential:
                 result[row] = PotentialValues(float(energies[place]), -gradients[place], (strain + strain.T) / 2)
         return result
 
-    def _batches(self, structures: Sequence[Structure]) -> Any:
+    def _batches(self, found_graphs: Sequence[Any]) -> Any:
         """Yield the rows and graphs of batches with a bounded number of edges."""
         rows: list[int] = []
         graphs: list[Any] = []
         edges = 0
-        for row, structure in enumerate(structures):
-            graph = self._graph(structure)
-            if graph is None:
+        for row, graph in enumerate(found_graphs):
+            if isinstance(graph, str):
                 continue
             size = len(graph.atom_graph) + len(graph.bond_graph)
             if graphs and edges + size > _EDGES_OF_A_BATCH:
@@ -132,10 +137,16 @@ class CHGNetPotential:
         yield rows, graphs
 
     def _graph(self, structure: Structure) -> Any:
+        """Return CHGNet's graph, or the reason why there is none."""
         try:
-            return self._model.graph_converter(structure)
-        except ValueError:  # an isolated atom
-            return None
+            graph = self._model.graph_converter(structure)
+        except Exception as error:  # ValueError for an isolated atom, many types for what is no sound structure
+            isolated = "an atom has no neighbour within 6 A"
+            return structure_problem(structure) or (isolated if isinstance(error, ValueError) else _first_line(error))
+        if int(graph.atomic_number.max()) > _CHGNET_ELEMENTS:
+            unknown = {site.specie.symbol for site in structure if site.specie.Z > _CHGNET_ELEMENTS}
+            return f"CHGNet does not know {', '.join(sorted(unknown))}"
+        return graph
 
 
 class MatGLPotential:
@@ -150,18 +161,17 @@ class MatGLPotential:
 
     name = "MatGL"
 
-    def __init__(self, model: str) -> None:
+    def __init__(self, model: str | Path) -> None:
         self.version = str(model)
         try:
-            import matgl
-            from matgl.ext.ase import PESCalculator
-
-            self._calculator: Any = PESCalculator(matgl.load_model(model), stress_unit="eV/A3")
+            self._calculator: Any = _load_matgl(str(model))
         except Exception as error:  # the hub client raises many types
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            reason = _first_line(error.__cause__ or error)[:200]
+            if Path(model).exists():
+                raise ValueError(f"model {str(model)!r}: not a readable MatGL potential ({reason})") from error
             raise ValueError(
                 f"model {str(model)!r}: no weights found (expected the folder of a MatGL potential, or a name on its "
-                f"model hub with the network at hand): {reason[:200]}"
+                f"model hub with the network at hand): {reason}"
             ) from error
 
     def energies(self, structures: Sequence[Structure]) -> NDArray[np.float64]:
@@ -176,14 +186,31 @@ class MatGLPotential:
     def _evaluate_one(self, structure: Structure) -> PotentialValues | str:
         from ase.stress import voigt_6_to_full_3x3_stress as full_stress
 
-        atoms = structure.to_ase_atoms(msonable=False)
-        atoms.calc = self._calculator
         try:
+            atoms = plain_atoms(structure)
+            atoms.calc = self._calculator
             energy = float(atoms.get_potential_energy()) / len(atoms)
             stress = full_stress(atoms.get_stress())
             return PotentialValues(energy, np.asarray(atoms.get_forces(), dtype=float), np.asarray(stress, dtype=float))
         except Exception as error:  # a graph without edges, an element without weights
-            return (str(error).splitlines() or [type(error).__name__])[0]
+            return structure_problem(structure) or _first_line(error)
+
+
+def plain_atoms(structure: Structure) -> Any:
+    """Return an ordered structure as ASE atoms without charges, moments or constraints, which ASE would heed."""
+    from ase import Atoms
+
+    numbers = [site.specie.Z for site in structure]
+    return Atoms(numbers, cell=structure.lattice.matrix, scaled_positions=structure.frac_coords, pbc=True)
+
+
+def _load_matgl(model: str) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # deprecations inside the packages, and MatGL's guess about versions
+        import matgl
+        from matgl.ext.ase import PESCalculator
+
+        return PESCalculator(matgl.load_model(model), stress_unit="eV/A3")
 
 
 @lru_cache(maxsize=2)
@@ -198,3 +225,7 @@ def _load_chgnet(weights: str) -> tuple[Any, Any]:
         except (ValueError, OSError, KeyError) as error:
             raise ValueError(f"CHGNet weights {weights!r}: expected one of 0.3.0, 0.2.0 and r2scan") from error
     return model.eval().requires_grad_(False), BatchedGraph
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from surrogates.potential import Potential, PotentialValues
+from surrogates.potential import Potential, PotentialValues, plain_atoms
 from surrogates.structure_checks import structure_problem
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class Relaxation:
     structure: Structure | None
     """The last structure; None when there was nothing to relax."""
     energy: float
-    """eV/atom, of that structure; NaN where there is none."""
+    """eV/atom, of that structure; NaN where there is no sensible one."""
     steps: int
     converged: bool
     failure: str | None
@@ -102,7 +102,7 @@ class _Running:
         self.steps = 0
         self.seconds = 0.0
         self.energy = np.nan
-        self.atoms: Any = structure.to_ase_atoms(msonable=False)
+        self.atoms: Any = plain_atoms(structure)
         self.atoms.calc = _calculator()
         self.filter: Any = FrechetCellFilter(self.atoms)
         self.optimizer: Any = BFGS(self.filter, logfile=None, maxstep=0.15)
@@ -171,11 +171,19 @@ def _advance(
                 entry.seconds += time.monotonic() - began
                 going_on.append(entry)
                 continue
-        finish(entry.row, Relaxation(structure, entry.energy, entry.steps, False, failure))
+            finish(entry.row, Relaxation(structure, entry.energy, entry.steps, False, failure))
+        else:
+            finish(entry.row, Relaxation(structure, np.nan, entry.steps, False, failure))
     return going_on
 
 
 def _nonsense(entry: _Running, structure: Structure, values: PotentialValues) -> str | None:
+    shapes = np.shape(values.forces), np.shape(values.stress)
+    expected = (len(structure), 3), (3, 3)
+    if shapes != expected:
+        return (
+            f"forces and stress have the shapes {shapes[0]} and {shapes[1]}, expected {expected[0]} and {expected[1]}"
+        )
     finite = np.isfinite(values.energy) and np.isfinite(values.forces).all() and np.isfinite(values.stress).all()
     if not finite:
         return "energy or forces are not finite"

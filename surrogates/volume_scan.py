@@ -10,6 +10,7 @@ import numpy as np
 
 from surrogates.potential import Potential
 from surrogates.relaxation import ENERGY_BOUNDS
+from surrogates.structure_checks import structure_problem
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
@@ -37,42 +38,62 @@ class VolumeScan:
 def scan_volumes(structures: Sequence[Structure], potential: Potential) -> list[VolumeScan]:
     """Find the volume of lowest energy of each structure, by points on a grid and a parabola in V^(-2/3).
 
-    The parabola is the Birch-Murnaghan equation of second order (Birch, Phys. Rev. 71, 809 (1947)).
+    The parabola is the Birch-Murnaghan equation of second order (Birch, Phys. Rev. 71, 809 (1947)). Failures are
+    results with a reason, not exceptions.
     """
     found: list[dict[int, float]] = [{} for _ in structures]
-    wanted = [(row, point) for row in range(len(structures)) for point in _FIRST]
+    reasons = {row: problem for row, structure in enumerate(structures) if (problem := structure_problem(structure))}
+    wanted = [(row, point) for row in range(len(structures)) if row not in reasons for point in _FIRST]
     while wanted:
         for row, point in wanted:
             if structures[row].volume / len(structures[row]) * np.exp(_STEP * point) < _SMALLEST_VOLUME:
                 found[row][point] = np.inf
         wanted = [(row, point) for row, point in wanted if point not in found[row]]
-        energies = potential.energies([_scaled(structures[row], point) for row, point in wanted])
-        for (row, point), energy in zip(wanted, energies.tolist(), strict=True):
+        energies = _energies([_scaled(structures[row], point) for row, point in wanted], potential)
+        for (row, point), energy in zip(wanted, energies, strict=True):
+            if isinstance(energy, str):
+                reasons[row], energy = energy, np.nan
             inside = np.isfinite(energy) and ENERGY_BOUNDS[0] < energy < ENERGY_BOUNDS[1]
             found[row][point] = energy if inside else np.inf
         wanted = [(row, point) for row in range(len(structures)) for point in _next_points(found[row])]
-    return [_result(structure, points) for structure, points in zip(structures, found, strict=True)]
+    return [
+        _result(structure, points, reasons.get(row, "no finite energy at any volume"))
+        for row, (structure, points) in enumerate(zip(structures, found, strict=True))
+    ]
+
+
+def _energies(structures: list[Structure], potential: Potential) -> list[float | str]:
+    """Return energies, or what the potential raised for a structure alone."""
+    if not structures:
+        return []
+    try:
+        return [float(energy) for energy in potential.energies(structures)]
+    except Exception as error:  # a potential of the user's may raise anything; one bad structure must not end a run
+        if len(structures) > 1:
+            return [energy for structure in structures for energy in _energies([structure], potential)]
+        return [f"the potential failed: {(str(error).splitlines() or [type(error).__name__])[0]}"]
 
 
 def _scaled(structure: Structure, point: int) -> Structure:
-    scaled = structure.copy()
-    scaled.scale_lattice(structure.volume * np.exp(_STEP * point))
-    return scaled
+    from pymatgen.core import Structure
+
+    factor = float(np.exp(_STEP * point / 3))
+    return Structure(structure.lattice.matrix * factor, structure.species, structure.frac_coords)
 
 
 def _next_points(points: dict[int, float]) -> list[int]:
     """Return the neighbours of the lowest point that are not known yet."""
-    best = min(points, key=lambda point: (points[point], abs(point)))
-    if not np.isfinite(points[best]):
+    best = min(points, key=lambda point: (points[point], abs(point)), default=0)
+    if not np.isfinite(points.get(best, np.inf)):
         return []
     return [point for point in (best - 1, best + 1) if point not in points and _LOWEST <= point <= _HIGHEST]
 
 
-def _result(structure: Structure, points: dict[int, float]) -> VolumeScan:
-    best = min(points, key=lambda point: (points[point], abs(point)))
+def _result(structure: Structure, points: dict[int, float], reason: str) -> VolumeScan:
+    best = min(points, key=lambda point: (points[point], abs(point)), default=0)
+    if not np.isfinite(points.get(best, np.inf)):
+        return VolumeScan(np.nan, np.nan, reason)
     per_atom = structure.volume / len(structure)
-    if not np.isfinite(points[best]):
-        return VolumeScan(np.nan, np.nan, "no finite energy at any volume")
     if best in (_LOWEST, _HIGHEST):
         side = "below" if best == _LOWEST else "above"
         return VolumeScan(np.nan, np.nan, f"no minimum: the energy still falls {side} the range of volumes")
