@@ -27,6 +27,11 @@ _LIKE_CHARGES = 0.88
 """Ions of like charge may come this much closer than the sum of their radii."""
 _ATOMS = 0.95
 """Atoms of metals and covalent solids come closer than the sum of their radii by this factor."""
+_ANION_RADII = {
+    "H": 1.3, "B": 1.6, "C": 1.5, "Si": 1.95, "Ge": 2.0, "Sn": 2.2, "Pb": 2.25,
+    "P": 1.8, "As": 1.9, "Sb": 2.1, "Bi": 2.2,
+}  # fmt: skip
+"""A; of anions that Shannon does not list: shortest distances in their binary compounds less the cation's radius."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,6 +170,8 @@ def _radius(symbol: str, charge: int | None) -> float:
     element = Element(symbol)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pymatgen warns when it takes another coordination or spin
+        if charge and charge < 0 and symbol in _ANION_RADII:
+            return _ANION_RADII[symbol]
         if charge:
             try:
                 return max(float(Species(symbol, charge).get_shannon_radius("VI")), 0.1)

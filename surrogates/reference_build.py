@@ -77,7 +77,7 @@ def _run_stages(
 def choose_relaxations(
     scans: Sequence[StoredResult], references: dict[str, float], options: ReferenceOptions
 ) -> list[StoredResult]:
-    """Return the scans to relax, those nearest to the hull of all scans first, of each composition only the best few."""
+    """Return the scans to relax: the best few of each composition, those nearest to the hull of all scans first."""
     best = _best(scans, options.relaxed_per_formula)
     if not best:
         return []
