@@ -157,8 +157,9 @@ class ReferenceConfig:
     """Most known ternary compositions."""
     other_ternaries: int = 1000
     """Charge-neutral ternary compositions of common oxidation states, drawn at random."""
-    relaxations: int = 6000
-    """Structures relaxed beside those of the elements: those nearest to the hull of all scans first."""
+    relaxations: int = 4500
+    """Structures relaxed beside those of the elements: those nearest to the hull of all scans first,
+    and last those of which symmetry leaves only the volume to relax."""
     relaxed_per_formula: int = 3
     """Most structures relaxed of one composition."""
     weights: str = "0.3.0"

@@ -143,6 +143,8 @@ def _ions(formula: str) -> tuple[_Ion, ...]:
     if any(amount != int(amount) for amount in amounts.values()):
         raise ValueError(f"{formula}: a crystal needs integer amounts")
     charges = _charges(formula)
+    if any(charge < 0 and _is_metal(symbol) for symbol, charge in charges.items()):
+        charges = {}  # gold and bismuth are no ions in an alloy
     return tuple(
         _Ion(symbol, int(amount), charges.get(symbol, 0) < 0, _radius(symbol, charges.get(symbol)), symbol in charges)
         for symbol, amount in amounts.items()
@@ -158,6 +160,12 @@ def _charges(formula: str) -> dict[str, int]:
         size = "".join(character for character in ion if character.isdigit()) or "1"
         charges[symbol] = -int(size) if ion.endswith("-") else int(size)
     return charges
+
+
+def _is_metal(symbol: str) -> bool:
+    from pymatgen.core import Element
+
+    return bool(Element(symbol).is_metal)
 
 
 @lru_cache(maxsize=1024)

@@ -77,7 +77,12 @@ def _run_stages(
 def choose_relaxations(
     scans: Sequence[StoredResult], references: dict[str, float], options: ReferenceOptions
 ) -> list[StoredResult]:
-    """Return the scans to relax: the best few of each composition, those nearest to the hull of all scans first."""
+    """Return the scans to relax: the best few of each composition, those nearest to the hull of all scans first.
+
+    Those of which symmetry leaves only the volume to relax come last: their scan has told it.
+    """
+    from surrogates.prototype_library import prototype_library
+
     best = _best(scans, options.relaxed_per_formula)
     if not best:
         return []
@@ -92,8 +97,9 @@ def choose_relaxations(
         lowest[result.formula] = min(energy, lowest.get(result.formula, energy))
     hull = ConvexHull(CompositionBatch.from_formulas(list(lowest)), torch.tensor(list(lowest.values())).double())
     above = (formation - hull.energy(batch)).tolist()
+    library = prototype_library()
     keyed = [
-        ((round(distance, 6), result.formula, result.prototype), result)
+        ((library[result.prototype].fixed_by_symmetry, round(distance, 6), result.formula, result.prototype), result)
         for result, distance in zip(best, above, strict=True)
     ]
     return [result for _, result in sorted(keyed, key=lambda entry: entry[0])][: options.relaxations]

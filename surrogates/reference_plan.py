@@ -96,8 +96,9 @@ class ReferenceOptions:
     """Most known ternary compositions."""
     other_ternaries: int = 1000
     """Charge-neutral ternary compositions of common oxidation states, drawn at random."""
-    relaxations: int = 6000
-    """Structures relaxed beside those of the elements: those nearest to the hull of all scans first."""
+    relaxations: int = 4500
+    """Structures relaxed beside those of the elements: those nearest to the hull of all scans first,
+    and last those of which symmetry leaves only the volume to relax."""
     relaxed_per_formula: int = 3
     """Most structures relaxed of one composition."""
     weights: str = "0.3.0"
@@ -224,12 +225,21 @@ def _ternary_tasks(options: ReferenceOptions) -> list[Task]:
     ]
     if len(known) > options.known_ternaries:
         known = sorted(generator.permutation(known)[: options.known_ternaries].tolist())
+    known = sorted({*known, *_well_known(inside)})
     oxides = [formula for formula in known if {"O", "F"} & parse_formula(formula).keys()]
     others = _neutral_ternaries(options, generator)
     if len(oxides) > _LARGE_FORMULAS:
         oxides = sorted(generator.permutation(oxides)[:_LARGE_FORMULAS].tolist())
     small = _in_types([*known, *others], _TERNARY)
     return [*small, *_in_types(oxides, _LARGE_TERNARY)]
+
+
+def _well_known(elements: set[str]) -> list[str]:
+    """Ternary compounds with a measured enthalpy of formation, which the hull is compared with."""
+    from surrogates.standard_enthalpies import read_standard_enthalpies
+
+    formulas = [reduced_formula(formula) for formula in read_standard_enthalpies()["formula"]]
+    return [f for f in formulas if len(parts := parse_formula(f)) == 3 and parts.keys() <= elements]
 
 
 def _neutral_ternaries(options: ReferenceOptions, generator: np.random.Generator) -> list[str]:
