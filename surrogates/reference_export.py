@@ -11,18 +11,23 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
+from envs.formula import CompositionBatch
 from surrogates.datasets import open_data_file
 from surrogates.reference_build import decode_structure
 from surrogates.reference_store import ReferenceStore, StoredResult
-from surrogates.reference_table import RELAXED, SCANNED
+from surrogates.reference_table import RELAXED, SCANNED, lowest_of_each_formula, mixed_element_energies
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
 
 TABLE = "reference.csv.gz"
 STRUCTURES = "reference_structures.jsonl.gz"
+HIGHEST_FORMATION_ENERGY = 2.0
+"""eV/atom; above, entries are left out: nobody will make them, and most are close contacts that CHGNet cannot judge."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,9 @@ def export_reference(store: ReferenceStore, folder: Path) -> ReferenceSummary:
     failed = sum(r.energy is None for r in (*scans, *relaxations))
     rows = [_row(scan, relaxed.get((scan.formula, scan.prototype))) for scan in scans if scan.energy is not None]
     table = pd.DataFrame(rows).sort_values(["formula", "prototype"]).reset_index(drop=True)
+    credible = _formation_energies(table) <= HIGHEST_FORMATION_ENERGY
+    failed += int((~credible).sum())
+    table = table[credible].reset_index(drop=True)
     folder.mkdir(parents=True, exist_ok=True)
     _write(folder / TABLE, table.to_csv(index=False))
     best: dict[str, StoredResult] = {}
@@ -74,6 +82,15 @@ def export_reference(store: ReferenceStore, folder: Path) -> ReferenceSummary:
     ]
     _write(folder / STRUCTURES, "".join(f"{line}\n" for line in lines).replace(", ", ",").replace(": ", ":"))
     return ReferenceSummary(len(table), len(relaxed), table["formula"].nunique(), failed)
+
+
+def _formation_energies(table: pd.DataFrame) -> npt.NDArray[np.float64]:
+    """Return the formation energy of each entry, eV/atom."""
+    energies = pd.to_numeric(table[RELAXED]).fillna(pd.to_numeric(table[SCANNED]))
+    materials = CompositionBatch.from_formulas(table["formula"])
+    elements = lowest_of_each_formula(materials, energies.to_numpy(dtype="float64"), "").element_energies()
+    mixed: npt.NDArray[np.float64] = mixed_element_energies(materials, elements).numpy()
+    return energies.to_numpy(dtype="float64") - mixed
 
 
 def _row(scan: StoredResult, relaxed: StoredResult | None) -> dict[str, object]:

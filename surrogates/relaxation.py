@@ -128,6 +128,18 @@ class _Running:
             stress=full_3x3_to_voigt_6_stress(values.stress),
         )
 
+    def step(self) -> str | None:
+        """Move by one step; return why that was not possible."""
+        try:
+            with np.errstate(divide="ignore", invalid="ignore"):  # ASE's BFGS divides by the change of the forces
+                self.optimizer.step()
+        except (ArithmeticError, ValueError, np.linalg.LinAlgError) as error:
+            return f"the optimiser failed: {(str(error).splitlines() or [type(error).__name__])[0]}"
+        if not (np.isfinite(self.atoms.positions).all() and np.isfinite(self.atoms.cell.array).all()):
+            return "the optimiser failed: the step is not finite"
+        self.steps += 1
+        return None
+
     def largest_force(self) -> float:
         """Largest force on an atom and largest virial, as the optimiser sees them."""
         return float(np.linalg.norm(self.filter.get_forces(), axis=1).max())
@@ -166,11 +178,11 @@ def _advance(
             elif entry.seconds > settings.time_limit:
                 failure = f"time-out after {entry.seconds:.0f} s and {entry.steps} steps"
             else:
-                entry.optimizer.step()
-                entry.steps += 1
+                failure = entry.step()
                 entry.seconds += time.monotonic() - began
-                going_on.append(entry)
-                continue
+                if failure is None:
+                    going_on.append(entry)
+                    continue
             finish(entry.row, Relaxation(structure, entry.energy, entry.steps, False, failure))
         else:
             finish(entry.row, Relaxation(structure, np.nan, entry.steps, False, failure))
