@@ -52,7 +52,7 @@ class RelaxationOracle:
         ValueError: The potential misses a known compound by more than 0.15 eV/atom; the message gives the figures.
     """
 
-    cost = 10.0
+    cost = 20.0
     """Typical core-seconds of a formula."""
 
     def __init__(
