@@ -56,6 +56,10 @@ class EnergyModel:
     network says; the formation energy of a material with an element that was never trained on has a standard deviation
     of at least 1 eV/atom. Nothing is ever NaN.
 
+    The spread holds the share of one standard deviation; errors have heavier tails than a normal distribution, so two
+    hold less than theirs (see `validation`). It is measured on the numbers of elements that the training data have: for
+    the embedded weights two and three.
+
     Args:
         options: How to train; defaults when None.
         seed: Seed of everything random in `fit`.

@@ -1,7 +1,7 @@
 """Training of the formation-energy network: an ensemble of small networks, and a spread that holds for unseen systems.
 
-The networks learn the energies directly; on grouped cross-validation that errs a third less than a forest of trees, so
-nothing is distilled. How far they err is measured on chemical systems that they have not seen.
+The networks learn the energies directly; nothing is distilled from a slower model. How far they err is
+measured on chemical systems that they have not seen.
 """
 
 from __future__ import annotations

@@ -67,6 +67,8 @@ def export_reference(store: ReferenceStore, folder: Path) -> ReferenceSummary:
     credible = _formation_energies(table) <= HIGHEST_FORMATION_ENERGY
     failed += int((~credible).sum())
     table = table[credible].reset_index(drop=True)
+    kept = set(zip(table["formula"], table["prototype"], strict=True))
+    relaxed = {task: result for task, result in relaxed.items() if task in kept}
     folder.mkdir(parents=True, exist_ok=True)
     _write(folder / TABLE, table.to_csv(index=False))
     best: dict[str, StoredResult] = {}

@@ -60,6 +60,7 @@ _METALLIC = {
     "AB2": ("A2B_cF24_227_d_a", "AB2_tI6_139_a_e"),
     "AB3": ("AB3_cP4_221_a_c",),
 }
+_BORIDES = {"AB2": ("AB2_hP3_191_a_d",)}
 _TERNARY = {
     "ABC": ("ABC_cF12_216_b_c_a", "ABC_tP6_129_c_a_c", "ABC_hP3_187_a_d_f", "ZrNiAl"),
     "ABC2": (
@@ -180,7 +181,8 @@ def _binary_tasks(options: ReferenceOptions) -> list[Task]:
     intermetallic = [
         (formula, name) for formula, name in _in_types(metallic, _METALLIC) if name != laves or _fits_laves(formula)
     ]
-    return [*_in_types(ionic, _IONIC), *intermetallic]
+    borides = [formula for formula in metallic if "B" in parse_formula(formula)]
+    return [*_in_types(ionic, _IONIC), *intermetallic, *_in_types(borides, _BORIDES)]
 
 
 def _fits_laves(formula: str) -> bool:
@@ -200,7 +202,7 @@ def _neutral_binaries(first: str, second: str) -> list[str]:
     if anion not in ANIONS:
         return []
     found = set()
-    for positive, negative in product(_charges(cation, 1), _charges(anion, -1)):
+    for positive, negative in product(_reported_charges(cation), _charges(anion, -1)):
         divisor = gcd(positive, -negative)
         found.add(write_formula({cation: float(-negative // divisor), anion: float(positive // divisor)}))
     return sorted(found)
@@ -212,6 +214,13 @@ def _charges(symbol: str, sign: int) -> list[int]:
     element = Element(symbol)
     states = element.common_oxidation_states or element.oxidation_states
     return [state for state in states if state * sign > 0]
+
+
+def _reported_charges(symbol: str) -> list[int]:
+    """Positive oxidation states with at least ten ICSD entries, by pymatgen, beside the common ones."""
+    from pymatgen.core import Element
+
+    return sorted({*_charges(symbol, 1), *(state for state in Element(symbol).icsd_oxidation_states if state > 0)})
 
 
 def _ternary_tasks(options: ReferenceOptions) -> list[Task]:
@@ -226,12 +235,12 @@ def _ternary_tasks(options: ReferenceOptions) -> list[Task]:
     if len(known) > options.known_ternaries:
         known = sorted(generator.permutation(known)[: options.known_ternaries].tolist())
     known = sorted({*known, *_well_known(inside)})
-    oxides = [formula for formula in known if {"O", "F"} & parse_formula(formula).keys()]
+    large = [formula for formula in known if {"O", "F"} & parse_formula(formula).keys()]
     others = _neutral_ternaries(options, generator)
-    if len(oxides) > _LARGE_FORMULAS:
-        oxides = sorted(generator.permutation(oxides)[:_LARGE_FORMULAS].tolist())
+    if len(large) > _LARGE_FORMULAS:
+        large = sorted(generator.permutation(large)[:_LARGE_FORMULAS].tolist())
     small = _in_types([*known, *others], _TERNARY)
-    return [*small, *_in_types(oxides, _LARGE_TERNARY)]
+    return [*small, *_in_types([*large, *_well_known(inside)], _LARGE_TERNARY)]
 
 
 def _well_known(elements: set[str]) -> list[str]:
