@@ -29,7 +29,9 @@ CATIONS, ANIONS = ("Li", "Na", "K", "Rb", "Mg", "Ca", "Sr", "Zn"), ("F", "Cl", "
 
 
 def rocksalt(cation="Na", anion="Cl", a=5.6):
-    return Structure(Lattice.cubic(a / 2**0.5), [cation, anion], [[0, 0, 0], [0.5, 0.5, 0.5]])
+    half = a / 2
+    lattice = Lattice([[0, half, half], [half, 0, half], [half, half, 0]])
+    return Structure(lattice, [cation, anion], [[0, 0, 0], [0.5, 0.5, 0.5]])
 
 
 def caesium_chloride(cation="Na", anion="Cl"):
