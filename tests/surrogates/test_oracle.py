@@ -53,14 +53,15 @@ HULL = hull_of({"Na": 0.0, "Cl": 0.0, "NaCl": -2.2, "Mg": 0.0, "O": 0.0, "MgO": 
 
 
 @pytest.fixture(autouse=True)
-def reference_structures(monkeypatch):
-    """Structures of five elements, at a volume where both an analytic potential and CHGNet relax them."""
+def reference_structures(request, monkeypatch):
+    """Structures of five elements for the analytic potentials; CHGNet's own, the embedded ones, in slow tests."""
+    if request.node.get_closest_marker("slow"):
+        return
     held = {
         symbol: ReferenceStructure(name, decorate(symbol, prototype_library()[name]).structure)
         for symbol, name in ELEMENTS.items()
     }
     monkeypatch.setattr(surrogates.reference_export, "read_reference_structures", lambda: held)
-    return held
 
 
 def one_line(label):

