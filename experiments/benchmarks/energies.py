@@ -29,7 +29,7 @@ from torch import Tensor
 
 from agent import Objective, Reward
 from envs import CompositionSpace
-from envs.formula import CompositionBatch, reduced_formula
+from envs.formula import CompositionBatch, parse_formula, reduced_formula
 from surrogates.standard_enthalpies import read_standard_enthalpies
 
 if TYPE_CHECKING:
@@ -283,7 +283,9 @@ def print_by_elements(name: str, predicted: Tensor, truth: Tensor, materials: Co
 def compare_structures(graph: GraphModel, rows: pd.DataFrame, options: Options) -> None:
     from pymatgen.core import Structure
 
-    chosen = rows.sample(min(options.structures, len(rows)), random_state=options.seed)
+    trained = set(graph.elements)
+    judged = rows[[parse_formula(formula).keys() <= trained for formula in rows["formula"]]]
+    chosen = judged.sample(min(options.structures, len(judged)), random_state=options.seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pymatgen comments on rounded coordinates
         structures = [Structure.from_str(cif, fmt="cif") for cif in chosen["cif"]]
