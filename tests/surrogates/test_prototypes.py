@@ -202,7 +202,7 @@ def test_unreadable_formula_and_wrong_type_are_named():
         decorate("NaCl2", prototype_library()[ROCKSALT])
 
 
-@settings(max_examples=30)
+@settings(max_examples=10)
 @given(
     cation=st.sampled_from(["Li", "Be", "K", "Cs", "Ti", "Cu", "La", "Th", "Pu", "H", "Xe", "Tc"]),
     anion=st.sampled_from(["H", "C", "Se", "O", "F", "S", "I", "As", "Te", "Fe", "Au"]),
