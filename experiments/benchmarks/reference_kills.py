@@ -3,8 +3,9 @@
     python experiments/benchmarks/reference_kills.py                             # ten kills
     python experiments/benchmarks/reference_kills.py --kills 2 --relaxations 4   # a quick check
 
-Each kill is a SIGKILL to the command alone; its worker processes have to notice. It comes after the command has stored
-some new results, and then a random time, so that the kills lie all over the computation and not in its imports.
+Each kill is a SIGKILL to the command alone; its worker processes have to notice. It comes a random time after the
+command has stored new results, so that the kills lie all over the computation and not in its imports. A computation
+that ends between two kills is compared as well, and begun anew.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ class Options:
     """Settings of the benchmark."""
 
     kills: int = 10
-    elements: list[str] = field(default_factory=lambda: ["Na", "Mg", "Cl", "O"])
-    relaxations: int = 30
+    elements: list[str] = field(default_factory=lambda: ["Na", "Mg", "Al", "Cl", "O"])
+    relaxations: int = 60
     max_steps: int = 100
     workers: int = 2
     seed: int = 0
@@ -56,7 +57,8 @@ def start(folder: Path, options: Options) -> subprocess.Popen[bytes]:
     }
     arguments = [part for name, value in values.items() for part in (f"--{name}", str(value))]
     command = [sys.executable, "-m", "agent.cli", "reference", *arguments, "--json"]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
+    environment = os.environ | {"PYTHONWARNINGS": "ignore:resource_tracker"}  # it tells of what a kill left behind
+    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, start_new_session=True)
 
 
 def stored(folder: Path) -> Counter[str]:
@@ -80,13 +82,16 @@ def members(session: int) -> list[int]:
     return [int(pid) for pid, sess, state in rows if int(sess) == session and not state.startswith("Z")]
 
 
-def kill_after(process: subprocess.Popen[bytes], folder: Path, gain: int, delay: float) -> bool:
-    """Kill the command some seconds after it has stored so many new results; False when it ended before."""
-    before = stored(folder).total()
-    while stored(folder).total() < before + gain:
-        if process.poll() is not None:
-            return False
+def wait_for_results(process: subprocess.Popen[bytes], folder: Path) -> float:
+    """Wait until the command has stored new results, or has ended; seconds that it took."""
+    began, before = time.monotonic(), stored(folder).total()
+    while stored(folder).total() == before and process.poll() is None:
         time.sleep(0.1)
+    return time.monotonic() - began
+
+
+def kill_after(process: subprocess.Popen[bytes], delay: float) -> bool:
+    """Kill the command after some seconds; False when it ended before."""
     try:
         process.wait(delay)
     except subprocess.TimeoutExpired:
@@ -107,13 +112,11 @@ def last_worker_gone(session: int, limit: float = 60.0) -> float:
     return time.monotonic() - began
 
 
-def finish(folder: Path, options: Options) -> float:
-    """Let the command run to its end; seconds that it took."""
-    began = time.monotonic()
-    status = start(folder, options).wait()
+def finish(process: subprocess.Popen[bytes]) -> None:
+    """Let the command run to its end."""
+    status = process.wait()
     if status:
         raise SystemExit(f"matsmith reference ended with status {status}")
-    return time.monotonic() - began
 
 
 def differences(first: Path, second: Path) -> list[str]:
@@ -131,34 +134,47 @@ def differences(first: Path, second: Path) -> list[str]:
     return found
 
 
+def check_identical(whole: Path, killed: Path) -> None:
+    found = differences(whole, killed)
+    if found:
+        raise SystemExit(f"not identical: {'; '.join(found)}")
+
+
 def main(options: Options) -> None:
     generator = np.random.default_rng(options.seed)
     with tempfile.TemporaryDirectory() as temporary:
-        whole, killed = Path(temporary) / "whole", Path(temporary) / "killed"
-        seconds = finish(whole, options)
-        total = stored(whole).total()
-        print(f"undisturbed: {total} results in {seconds:.0f} s {dict(stored(whole))}", flush=True)
-        kills, slowest = 0, 0.0
+        whole, killed = Path(temporary) / "whole", Path(temporary) / "killed-1"
+        began = time.monotonic()
+        process = start(whole, options)
+        first = wait_for_results(process, whole)
+        finish(process)
+        held = stored(whole)
+        print(f"undisturbed: {held.total()} results in {time.monotonic() - began:.0f} s {dict(held)}", flush=True)
+        kills, computations, slowest = 0, 1, 0.0
         while kills < options.kills:
-            share = (total - stored(killed).total()) // (options.kills - kills + 1)
-            gain = int(generator.integers(1, max(2, share)))
-            delay = float(generator.uniform(0, 0.5 * seconds / (options.kills + 1)))
             process = start(killed, options)
-            if not kill_after(process, killed, gain, delay):
-                raise SystemExit(f"the computation ended before kill {kills + 1}; take more elements or fewer kills")
-            kills += 1
-            slowest = max(slowest, gone := last_worker_gone(process.pid))
-            held = stored(killed)
-            print(
-                f"kill {kills:>2}: {held.total():>4} results {dict(held)}, workers gone after {gone:.1f} s", flush=True
-            )
-        finish(killed, options)
-        found = differences(whole, killed)
-    if found:
-        raise SystemExit(f"killed {kills} times: not identical ({'; '.join(found)})")
-    print(f"killed {kills} times: identical, {TABLE} and {STRUCTURES} to the byte, and all {total} stored results")
+            wait_for_results(process, killed)
+            if kill_after(process, generator.uniform(0, 0.5 * first)):
+                kills += 1
+                slowest = max(slowest, gone := last_worker_gone(process.pid))
+                held = stored(killed)
+                what = f"computation {computations}, {held.total():>3} results {dict(held)}"
+                print(f"kill {kills:>2}: {what}, workers gone after {gone:.1f} s", flush=True)
+            else:
+                finish(process)
+                check_identical(whole, killed)
+                computations += 1
+                killed = Path(temporary) / f"killed-{computations}"
+        finish(start(killed, options))
+        check_identical(whole, killed)
+        total = stored(whole).total()
+    print(
+        f"{kills} kills, {computations} computations: identical, {TABLE} and {STRUCTURES} to the byte, "
+        f"and all {total} stored results"
+    )
     if options.json:
-        print(json.dumps({"kills": kills, "results": total, "identical": True, "slowest_worker_s": round(slowest, 1)}))
+        values = {"kills": kills, "computations": computations, "results": total, "identical": True}
+        print(json.dumps(values | {"slowest_worker_s": round(slowest, 1)}))
 
 
 if __name__ == "__main__":
