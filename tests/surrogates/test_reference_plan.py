@@ -115,7 +115,7 @@ def check_binaries(options):
 
 def neutral_binary(first, second, amount, other):
     """Whether the more electronegative element can be the anion of a neutral compound of these amounts."""
-    cation, anion = sorted((first, second), key=lambda symbol: Element(symbol).X)
+    cation, anion = sorted(sorted((first, second)), key=lambda symbol: Element(symbol).X)
     return any(
         positive * (amount if cation == first else other) + negative * (amount if anion == first else other) == 0
         for positive in charges(cation)
