@@ -23,6 +23,8 @@ DEFAULT_ELEMENTS: tuple[str, ...] = tuple(
 """78 elements: up to bismuth, thorium and uranium, without noble gases, technetium and promethium."""
 
 ANIONS: tuple[str, ...] = ("H", "B", "C", "N", "O", "F", "Si", "P", "S", "Cl", "As", "Se", "Br", "Sb", "Te", "I")
+_ALLOYING = ("B", "C", "Si", "P", "As", "Sb")
+"""Anions that form alloys and interstitial compounds as well."""
 _TERNARY_ANIONS: tuple[str, ...] = ("O", "F", "S", "Cl", "Se", "Br", "I", "N", "Te", "P", "H", "As")
 
 _CHGNET_WEIGHTS = ("0.3.0", "0.2.0", "r2scan")
@@ -172,17 +174,23 @@ def _binary_tasks(options: ReferenceOptions) -> list[Task]:
     ionic: list[str] = []
     metallic: list[str] = []
     for pair in combinations(sorted(options.elements), 2):
-        if any(symbol in ANIONS for symbol in pair):
-            ionic += _neutral_binaries(*pair)
-        if sum(symbol in ("B", "C", "Si", "P", "As", "Sb") or symbol not in ANIONS for symbol in pair) == 2:
-            for first, second in ((1, 1), (1, 2), (2, 1), (1, 3), (3, 1)):
-                metallic.append(write_formula({pair[0]: float(first), pair[1]: float(second)}))
+        simple = [_binary(pair, amounts) for amounts in ((1, 1), (1, 2), (2, 1), (1, 3), (3, 1))]
+        neutral = [formula for formula in _neutral_binaries(*pair) if anonymous_formula(formula) in _IONIC]
+        ionic += neutral
+        if all(symbol in _ALLOYING or symbol not in ANIONS for symbol in pair):
+            metallic += simple
+        elif not neutral:  # palladium hydride, tellurides of noble metals
+            ionic += simple
     laves = _named(_LAVES)
     intermetallic = [
         (formula, name) for formula, name in _in_types(metallic, _METALLIC) if name != laves or _fits_laves(formula)
     ]
     borides = [formula for formula in metallic if "B" in parse_formula(formula)]
     return [*_in_types(ionic, _IONIC), *intermetallic, *_in_types(borides, _BORIDES)]
+
+
+def _binary(pair: tuple[str, str], amounts: tuple[int, int]) -> str:
+    return write_formula({symbol: float(amount) for symbol, amount in zip(pair, amounts, strict=True)})
 
 
 def _fits_laves(formula: str) -> bool:
@@ -197,14 +205,17 @@ def _fits_laves(formula: str) -> bool:
 
 
 def _neutral_binaries(first: str, second: str) -> list[str]:
-    """Charge-neutral formulas of common oxidation states, the more electronegative element as the anion."""
+    """Charge-neutral formulas, the more electronegative element as the anion in a common oxidation state.
+
+    The cation has a common oxidation state or one of those reported in the ICSD.
+    """
     cation, anion = sorted((first, second), key=lambda symbol: ELECTRONEGATIVITY[symbol] or 0.0)
     if anion not in ANIONS:
         return []
     found = set()
     for positive, negative in product(_reported_charges(cation), _charges(anion, -1)):
         divisor = gcd(positive, -negative)
-        found.add(write_formula({cation: float(-negative // divisor), anion: float(positive // divisor)}))
+        found.add(_binary((cation, anion), (-negative // divisor, positive // divisor)))
     return sorted(found)
 
 
