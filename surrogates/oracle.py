@@ -20,17 +20,13 @@ import torch
 from envs.formula import CompositionBatch, reduced_formula, write_formula
 from surrogates.base import Label
 from surrogates.hull import ReferenceHull
+from surrogates.known_compounds import KNOWN_ENERGIES, energy_mismatch, known_structures
 from surrogates.potential import CHGNetPotential, MatGLPotential, Potential
 from surrogates.relaxation import Relaxation, RelaxationOptions, relax
 from surrogates.structure_checks import structure_problem
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
-
-KNOWN_FORMATION_ENERGIES: Mapping[str, float] = {"NaCl": -2.13, "MgO": -3.12, "Al2O3": -3.47}
-"""Measured, eV/atom at 298 K (Chase, NIST-JANAF Thermochemical Tables, 4th ed., 1998)."""
-KNOWN_TOLERANCE = 0.15
-"""eV/atom within which a potential must reproduce them."""
 
 
 class RelaxationOracle:
@@ -85,7 +81,7 @@ class RelaxationOracle:
         Args:
             materials: Formulas, or pymatgen structures to relax as they are.
         """
-        names = [_name(material) for material in materials]
+        names = _names(materials)
         results: dict[int, Label] = {}
         starts: list[tuple[int, str, Structure]] = []
         for row, material in enumerate(materials):
@@ -106,38 +102,21 @@ class RelaxationOracle:
         """Return the formation energies of NaCl, MgO and Al2O3, eV/atom.
 
         Raises:
-            ValueError: One is off by more than 0.15 eV/atom, or could not be relaxed.
+            ValueError: One is off by more than 0.15 eV/atom, or it or an element could not be relaxed.
         """
-        labels = self._known_labels()
-        texts, wrong = [], False
-        for (formula, expected), label in zip(KNOWN_FORMATION_ENERGIES.items(), labels, strict=True):
-            value = label.values.get("formation_energy", math.nan)
-            wrong |= not abs(value - expected) <= KNOWN_TOLERANCE
-            texts.append(
-                f"{formula} {value:.2f} (measured {expected:.2f})" if label.failure is None else str(label.failure)
-            )
-        if wrong:
-            raise ValueError(
-                f"{self.name} {self.version}: refused, its formation energies miss known compounds by more than "
-                f"{KNOWN_TOLERANCE} eV/atom: {', '.join(texts)}"
-            )
-        return {label.material: label.values["formation_energy"] for label in labels}
-
-    def _known_labels(self) -> list[Label]:
-        from surrogates.prototype_library import prototype_library
-        from surrogates.prototypes import decorate
-
-        names = ("AB_cF8_225_a_b NaCl", "AB_cF8_225_a_b NaCl", "A2B3_hR10_167_c_e Al2O3")
-        library = prototype_library()
-        starts = [
-            decorate(formula, library[name]).structure
-            for formula, name in zip(KNOWN_FORMATION_ENERGIES, names, strict=True)
-        ]
-        found = relax(starts, self.potential, self.options)
-        return [
+        found = relax(known_structures(), self.potential, self.options)
+        labels = [
             self._label(formula, [("", relaxation)], with_hull=False)
-            for formula, relaxation in zip(KNOWN_FORMATION_ENERGIES, found, strict=True)
+            for formula, relaxation in zip(KNOWN_ENERGIES, found, strict=True)
         ]
+        for label in labels:
+            if label.failure is not None:
+                raise ValueError(f"{self.name} {self.version}: refused, {label.material} failed: {label.failure}")
+        energies = {label.material: label.values["formation_energy"] for label in labels}
+        mismatch = energy_mismatch(list(energies.values()))
+        if mismatch is not None:
+            raise ValueError(f"{self.name} {self.version}: refused, its formation energies are {mismatch}")
+        return energies
 
     def _starting_structures(self, material: Any) -> list[tuple[str, Structure]] | str:
         """Return structure types and structures to relax, or why there are none."""
@@ -283,7 +262,7 @@ class TableOracle:
 
     def label(self, materials: Sequence[Any]) -> list[Label]:
         """Return one label per material, in order; a structure is looked up by its formula."""
-        return [self._label(_name(material)) for material in materials]
+        return [self._label(name) for name in _names(materials)]
 
     def _label(self, name: str) -> Label:
         try:
@@ -314,10 +293,9 @@ class FunctionOracle:
 
     def label(self, materials: Sequence[Any]) -> list[Label]:
         """Return one label per material, in order."""
-        return [self._label(material) for material in materials]
+        return [self._label(name, material) for name, material in zip(_names(materials), materials, strict=True)]
 
-    def _label(self, material: Any) -> Label:
-        name = _name(material)
+    def _label(self, name: str, material: Any) -> Label:
         try:
             found = self.function(material)
             if not hasattr(found, "items"):
@@ -330,6 +308,12 @@ class FunctionOracle:
         if bad or not values:
             return Label(name, failure=f"{self.name}: {bad[0] if bad else 'no values returned'}")
         return Label(name, values)
+
+
+def _names(materials: Sequence[Any]) -> list[str]:
+    if isinstance(materials, str):
+        raise ValueError(f"label: expected a list of materials, not the text {materials!r}")
+    return [_name(material) for material in materials]
 
 
 def _name(material: Any) -> str:
