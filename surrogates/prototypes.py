@@ -31,7 +31,7 @@ _ANION_RADII = {
     "H": 1.3, "B": 1.6, "C": 1.5, "Si": 1.95, "Ge": 2.0, "Sn": 2.2, "Pb": 2.25,
     "P": 1.8, "As": 1.9, "Sb": 2.1, "Bi": 2.2,
 }  # fmt: skip
-"""A; of anions that Shannon does not list: shortest distances in their binary compounds less the cation's radius."""
+"""A; estimates for anions that Shannon does not list. They only start the volume scan, which corrects them."""
 
 
 @dataclass(frozen=True, eq=False)
