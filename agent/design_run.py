@@ -75,7 +75,7 @@ def start_design(
     support = examine(agent.space, agent.reward, agent.base, config.seed) if isinstance(agent.reward, Reward) else None
     folder.create()
     if energies is not None:
-        folder.write_whole(ENERGY_WEIGHTS, energies.save)
+        energies.save(folder.path / ENERGY_WEIGHTS)
     if support is not None:
         say(str(support))
     folder.write_text("config.yaml", write_config())

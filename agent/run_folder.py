@@ -90,14 +90,10 @@ class RunFolder:
 
     def write_text(self, name: str, text: str) -> Path:
         """Write a file that appears whole or not at all."""
-        return self.write_whole(name, lambda path: path.write_text(text, encoding="utf-8"))
-
-    def write_whole(self, name: str, write: Callable[[Path], object]) -> Path:
-        """Write a file by a function that takes its path; it appears whole or not at all."""
         target = self.path / name
         temporary = target.with_name(f"{name}.part-{os.getpid()}")
         try:
-            write(temporary)
+            temporary.write_text(text, encoding="utf-8")
             temporary.replace(target)
         finally:
             temporary.unlink(missing_ok=True)

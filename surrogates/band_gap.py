@@ -6,7 +6,6 @@ width. Both are heads of one ensemble of small networks on composition features,
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 from importlib import resources
@@ -32,6 +31,7 @@ from surrogates.distribution import BandGapDistribution
 from surrogates.features import composition_features
 from surrogates.mlp_ensemble import MLPEnsemble
 from surrogates.validation import BandGapValidation, grouped_folds
+from surrogates.weights_file import read_weights, write_weights
 
 DEFAULT_WEIGHTS = "band_gap.safetensors"
 FORMAT = "matsmith band gap 2"
@@ -166,10 +166,8 @@ class BandGapModel:
 
     def save(self, path: str | Path) -> None:
         """Write the fitted model as float16 safetensors, its settings as JSON in the header."""
-        from safetensors.torch import save_file
-
         fitted = self._network()
-        tensors = {name: tensor.half().contiguous() for name, tensor in fitted.network.state_dict().items()}
+        tensors = {name: tensor.half() for name, tensor in fitted.network.state_dict().items()}
         tensors |= {"input_mean": fitted.input_mean, "input_std": fitted.input_std}
         settings = {
             "sizes": fitted.network.sizes,
@@ -178,7 +176,7 @@ class BandGapModel:
             "gap_std": fitted.gap_std,
             "validation": self.validation and self.validation.as_dict(),
         }
-        save_file(tensors, str(path), metadata={"format": FORMAT, "settings": json.dumps(settings)})
+        write_weights(path, FORMAT, tensors, settings)
 
     @classmethod
     def load(cls, path: str | Path) -> BandGapModel:
@@ -187,19 +185,8 @@ class BandGapModel:
         Raises:
             ValueError: The file is missing, cut short or holds something else; the message names it.
         """
-        from safetensors import SafetensorError, safe_open
-
-        try:
-            with safe_open(str(path), framework="pt") as file:
-                metadata = file.metadata() or {}
-                tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
-        except (OSError, SafetensorError) as error:
-            raise ValueError(f"{path}: not a readable safetensors file ({error})") from error
-        if metadata.get("format") != FORMAT:
-            raise ValueError(
-                f"{path}: not a band-gap model (expected format {FORMAT!r}, not {metadata.get('format')!r})"
-            )
-        settings = json.loads(metadata["settings"])
+        stored, settings = read_weights(path, FORMAT, "a band-gap model")
+        tensors = {name: tensor.float() for name, tensor in stored.items()}
         model = cls()
         model.validation = BandGapValidation(**settings["validation"]) if settings.get("validation") else None
         network = MLPEnsemble(settings["sizes"], settings["members"])

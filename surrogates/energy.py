@@ -11,7 +11,6 @@ to lie below the phases known so far, and means something only together with `hu
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from functools import cached_property, lru_cache
@@ -35,6 +34,7 @@ from surrogates.energy_training import (
 from surrogates.energy_validation import EnergyValidation
 from surrogates.hull import ReferenceHull
 from surrogates.mlp_ensemble import MLPEnsemble
+from surrogates.weights_file import read_weights, write_weights
 
 DEFAULT_WEIGHTS = "energy.safetensors"
 FORMAT = "matsmith formation energy 1"
@@ -162,10 +162,8 @@ class EnergyModel:
 
     def save(self, path: str | Path) -> None:
         """Write the fitted model as float16 safetensors, its settings as JSON in the header; the hull is not in it."""
-        from safetensors.torch import save_file
-
         fitted = self._network()
-        tensors = {name: tensor.half().contiguous() for name, tensor in fitted.network.state_dict().items()}
+        tensors = {name: tensor.half() for name, tensor in fitted.network.state_dict().items()}
         tensors |= {"input_mean": fitted.input_mean, "input_std": fitted.input_std, "seen": fitted.seen}
         settings = {
             "sizes": fitted.network.sizes,
@@ -175,7 +173,7 @@ class EnergyModel:
             "spread": asdict(fitted.spread),
             "validation": self.validation and self.validation.as_dict(),
         }
-        save_file(tensors, str(path), metadata={"format": FORMAT, "settings": json.dumps(settings)})
+        write_weights(path, FORMAT, tensors, settings)
 
     @classmethod
     def load(cls, path: str | Path, hull: ReferenceHull | None = None) -> EnergyModel:
@@ -184,19 +182,7 @@ class EnergyModel:
         Raises:
             ValueError: The file is missing, cut short or holds something else; the message names it.
         """
-        from safetensors import SafetensorError, safe_open
-
-        try:
-            with safe_open(str(path), framework="pt") as file:
-                metadata = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (OSError, SafetensorError) as error:
-            raise ValueError(f"{path}: not a readable safetensors file ({error})") from error
-        if metadata.get("format") != FORMAT:
-            raise ValueError(
-                f"{path}: not an energy model (expected format {FORMAT!r}, not {metadata.get('format')!r})"
-            )
-        settings = json.loads(metadata["settings"])
+        tensors, settings = read_weights(path, FORMAT, "an energy model")
         model = cls(hull=hull)
         model.validation = EnergyValidation(**settings["validation"]) if settings.get("validation") else None
         network = MLPEnsemble(settings["sizes"], settings["members"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from surrogates.graph_network import FittedGraph, new_network
 from surrogates.graph_options import GraphOptions
 from surrogates.graph_spread import GraphSpread, GraphValidation
 from surrogates.known_compounds import KNOWN_ENERGIES, known_structures
+from surrogates.weights_file import read_weights, write_weights
 
 FORMAT = "matsmith graph 1"
 
@@ -23,11 +23,9 @@ def write_graph(path: str | Path, model: FittedGraph, validation: GraphValidatio
     Raises:
         RuntimeError: The network has no spread.
     """
-    from safetensors.torch import save_file
-
     if model.spread is None:
         raise RuntimeError("write_graph: the network has no spread; fit it first")
-    tensors = {f"network.{name}": tensor.contiguous() for name, tensor in model.network.state_dict().items()}
+    tensors = {f"network.{name}": tensor for name, tensor in model.network.state_dict().items()}
     tensors |= {"element_energies": model.element_energies, "moment": model.spread.moment}
     settings = {
         "options": asdict(model.options),
@@ -38,10 +36,7 @@ def write_graph(path: str | Path, model: FittedGraph, validation: GraphValidatio
         "validation": validation and validation.as_dict(),
         "probe": model.evaluate(known_structures())[0].tolist(),
     }
-    # A new file that takes the old one's place: an interrupted save leaves the old one whole.
-    new = Path(f"{path}.new")
-    save_file(tensors, str(new), metadata={"format": FORMAT, "settings": json.dumps(settings)})
-    new.replace(path)
+    write_weights(path, FORMAT, tensors, settings)
 
 
 def read_graph(path: str | Path) -> tuple[FittedGraph, GraphValidation | None]:
@@ -51,17 +46,7 @@ def read_graph(path: str | Path) -> tuple[FittedGraph, GraphValidation | None]:
         ValueError: The file is missing, cut short or holds something else, or the network gives other energies with the
             installed MatGL than when it was written; the message names it.
     """
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        raise ValueError(f"{path}: not a readable safetensors file ({error})") from error
-    if metadata.get("format") != FORMAT:
-        raise ValueError(f"{path}: not a graph model (expected format {FORMAT!r}, not {metadata.get('format')!r})")
-    settings = json.loads(metadata["settings"])
+    tensors, settings = read_weights(path, FORMAT, "a graph model")
     options = GraphOptions(**settings["options"])
     network = new_network(options, seed=0)
     moment, element_energies = tensors.pop("moment"), tensors.pop("element_energies")
