@@ -128,8 +128,8 @@ def novelty_groups(novel: BoolArray | None, n: int) -> list[Group]:
 
 
 def property_label(name: object) -> str:
-    """Return a property's name for people: "Band gap" for band_gap."""
-    words = str(name).replace("_", " ").strip()
+    """Return a property's name for people: "Band gap" for band_gap, "Energy above hull" for e_above_hull."""
+    words = re.sub("^e_", "energy_", str(name)).replace("_", " ").strip()
     return words[:1].upper() + words[1:]
 
 
