@@ -5,8 +5,9 @@ from __future__ import annotations
 import pandas as pd
 import torch
 
-from agent.design_agent import DesignAgent
+from agent.design_agent import DesignAgent, property_columns
 from envs import CompositionBatch
+from surrogates.datasets import read_known_formulas
 from surrogates.known import distance_to_training, is_known, nearest
 from surrogates.plausibility import best_oxidation_states
 
@@ -53,3 +54,19 @@ def gather_evidence(formulas: list[str]) -> pd.DataFrame:
             "rung": "surrogate",
         }
     )
+
+
+def predict_known(agent: DesignAgent, n: int, seed: int) -> pd.DataFrame:
+    """Return known materials of the agent's space with their predictions and utilities, n of them at most.
+
+    Returns:
+        Columns formula, the properties with their spread, the utilities under the agent's own targets.
+    """
+    formulas = read_known_formulas()["formula"].to_list()
+    order = torch.randperm(len(formulas), generator=torch.Generator().manual_seed(seed)).tolist()
+    shuffled = [formulas[row] for row in order[: 10 * n]]
+    reasons = agent.space.explain(shuffled)
+    inside = [formula for formula, reason in zip(shuffled, reasons, strict=True) if reason is None][:n]
+    values = agent.reward(CompositionBatch.from_formulas(inside))
+    columns = {name: column.numpy() for name, column in property_columns(values).items()}
+    return pd.DataFrame({"formula": inside, **columns})

@@ -15,6 +15,7 @@ import torch
 from smact.screening import ICSD24FilterConfig
 from torch import Tensor
 
+from agent.condition_options import ConditionOptions
 from agent.network_file import read_tensors, write_tensors
 from agent.objective import Objective
 from agent.plug_in import describe_failure
@@ -43,6 +44,7 @@ def save_agent(agent: DesignAgent, path: str | Path) -> None:
         "beta": agent.beta,
         "seed": agent.seed,
         "options": asdict(agent.options),
+        "conditions": asdict(agent.conditions.options),
         "training": training,
         "history": [list(row.values()) for row in agent.history],
         "prior": None,
@@ -106,6 +108,7 @@ def _restore_agent(
         description["beta"],
         description["seed"],
         TrainingOptions(**description["options"]),
+        ConditionOptions(**description["conditions"]),
     )
     agent._generator.set_state(tensors.pop("agent.generator"))
     agent.trainer.load_state_dict(tensors, description["training"])
@@ -116,12 +119,15 @@ def _restore_agent(
 
 def _describe_reward(reward: Reward | FunctionReward) -> dict[str, Any] | None:
     """Objectives over embedded properties as JSON; None for what only the user can bring back."""
-    if isinstance(reward, FunctionReward) or any(objective.model is not None for objective in reward.objectives):
+    if isinstance(reward, FunctionReward) or any(
+        o.model is not None for o in (*reward.objectives, *reward.constraints)
+    ):
         return None
-    objectives = [
-        {name: value for name, value in vars(objective).items() if name != "model"} for objective in reward.objectives
-    ]
-    return {"objectives": objectives, "scalarization": reward.scalarization}
+    objectives, constraints = (
+        [{name: value for name, value in vars(objective).items() if name != "model"} for objective in part]
+        for part in (reward.objectives, reward.constraints)
+    )
+    return {"objectives": objectives, "constraints": constraints, "scalarization": reward.scalarization}
 
 
 def _differs(one: dict[str, Any] | None, other: dict[str, Any] | None) -> bool:
@@ -132,7 +138,8 @@ def _differs(one: dict[str, Any] | None, other: dict[str, Any] | None) -> bool:
 def _restore_reward(stored: dict[str, Any] | None, path: str | Path) -> Reward:
     if stored is None:
         raise ValueError(f"{path}: trained with a reward or property model of your own; pass it as reward=")
-    return Reward([Objective(**objective) for objective in stored["objectives"]], stored["scalarization"])
+    objectives, constraints = ([Objective(**entry) for entry in stored[part]] for part in ("objectives", "constraints"))
+    return Reward(list(objectives), stored["scalarization"], list(constraints))
 
 
 def _restore_prior(tensors: dict[str, Tensor], stored: dict[str, Any] | None) -> Prior | None:

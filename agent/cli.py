@@ -20,7 +20,16 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_loader
 from jsonargparse.typing import register_type
 
-from agent.config import DesignConfig, ICSD24FilterOptions, ObjectiveConfig, PlugIn, ReferenceConfig, SpaceConfig
+from agent.condition_options import ConditionOptions
+from agent.config import (
+    ConstraintConfig,
+    DesignConfig,
+    ICSD24FilterOptions,
+    ObjectiveConfig,
+    PlugIn,
+    ReferenceConfig,
+    SpaceConfig,
+)
 from agent.training_options import TrainingOptions
 
 if TYPE_CHECKING:
@@ -31,6 +40,8 @@ if TYPE_CHECKING:
 
 _NESTED: dict[str, type] = {
     "objectives": ObjectiveConfig,
+    "constraints": ConstraintConfig,
+    "conditions": ConditionOptions,
     "space": SpaceConfig,
     "icsd24_filter": ICSD24FilterOptions,
     "training": TrainingOptions,
@@ -101,6 +112,19 @@ def _make_parser() -> ArgumentParser:
     sample = _Parser(description="Sample materials from the policy of a run.")
     sample.add_argument("run", type=Path, help="folder of the run")
     sample.add_argument("--n", type=int, default=100, help="number of samples")
+    sample.add_argument(
+        "--preference",
+        type=str | None,
+        default=None,
+        help="weights over the objectives, e.g. band_gap=0.7,e_above_hull=0.3; or sweep, for the Pareto front",
+    )
+    sample.add_argument("--beta", type=float | None, default=None, help="how greedy, within the trained range")
+    sample.add_argument(
+        "--target",
+        type=str | None,
+        default=None,
+        help="centres of windows, e.g. band_gap=2.0, within the trained range",
+    )
     sample.add_argument(
         "--corrected", type=bool, default=False, nargs="?", const=True, help="resample to the exact target"
     )
@@ -174,7 +198,16 @@ def _sample(parser: ArgumentParser, options: Namespace) -> None:
     from agent.design_run import sample_run
 
     config, folder = _stored_config(parser, options.run)
-    frame = sample_run(config, folder, options.n, options.corrected, options.seed)
+    frame, objectives = sample_run(
+        config,
+        folder,
+        options.n,
+        preference="sweep" if options.preference == "sweep" else _numbers_by_name("preference", options.preference),
+        beta=options.beta,
+        target=_numbers_by_name("target", options.target),
+        corrected=options.corrected,
+        seed=options.seed,
+    )
     if options.output is not None:
         temporary = options.output.with_name(f"{options.output.name}.part-{os.getpid()}")
         try:
@@ -182,13 +215,48 @@ def _sample(parser: ArgumentParser, options: Namespace) -> None:
             temporary.replace(options.output)
         finally:
             temporary.unlink(missing_ok=True)
+    front = None
+    if options.preference == "sweep":
+        from agent.front import pareto_front
+
+        front = pareto_front(frame, objectives)
     if options.json:
-        print(json.dumps({**frame.attrs, "samples": json.loads(frame.to_json(orient="records"))}))
+        measures = {} if front is None else {"front": vars(front.measures)}
+        samples = frame if front is None else front.materials
+        print(json.dumps({**frame.attrs, **measures, "samples": json.loads(samples.to_json(orient="records"))}))
+        return
+    if front is not None:
+        if options.output is None:
+            hidden = ("log_prob", "log_prior", "log_reward")
+            shown = [n for n in front.materials if n not in hidden and not str(n).endswith("_std")]
+            print(_table(front.materials[shown]))
+        print(f"{len(frame)} samples under {len(front.measures.hits)} preferences. {front.measures}")
         return
     if options.output is None:
         print(_table(frame))
     size = frame.attrs["effective_sample_size"]
     print(f"{len(frame)} samples; effective sample size {size:.0f} of {frame.attrs['n_drawn']} drawn")
+
+
+def _numbers_by_name(option: str, text: str | None) -> dict[str, float] | None:
+    """Read "band_gap=0.7,e_above_hull=0.3"."""
+    if text is None:
+        return None
+    values: dict[str, float] = {}
+    for part in text.split(","):
+        name, equals, number = (piece.strip() for piece in part.partition("="))
+        try:
+            value = float(number)
+        except ValueError:
+            equals = ""
+        if not equals or not name:
+            raise ValueError(
+                f"{option}: {part.strip()!r} is not name=number (expected e.g. band_gap=0.7,e_above_hull=0.3)"
+            )
+        if name in values:
+            raise ValueError(f"{option}: {name} is given twice")
+        values[name] = value
+    return values
 
 
 def _report(parser: ArgumentParser, options: Namespace) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from agent.condition_options import ConditionOptions
 from agent.training_options import TrainingOptions
 
 
@@ -102,6 +103,22 @@ class ObjectiveConfig:
     """Importance relative to the other objectives."""
     caution: float = 1.0
     """Standard deviations by which minimize and maximize distrust a prediction."""
+    target_range: tuple[float, float] | None = None
+    """Range that the centre of a window can be moved in when sampling (--target), its width kept."""
+    model: PlugIn | None = None
+    """A fitted property model of your own."""
+
+
+@dataclass(frozen=True)
+class ConstraintConfig:
+    """A window that is not traded off: the reward is multiplied by the probability of lying in it."""
+
+    property: str
+    """As for an objective."""
+    low: float | None = None
+    """Lower bound in the unit of the property; none when left out."""
+    high: float | None = None
+    """Upper bound in the unit of the property; none when left out."""
     model: PlugIn | None = None
     """A fitted property model of your own."""
 
@@ -116,6 +133,8 @@ class DesignConfig:
     """Whether to replace a run that the folder holds already."""
     objectives: list[ObjectiveConfig] = field(default_factory=list)
     """What is wanted."""
+    constraints: list[ConstraintConfig] = field(default_factory=list)
+    """What must hold whatever the preference."""
     scalarization: Literal["tchebycheff", "sum", "product"] = "tchebycheff"
     """How the objectives become one score."""
     reward: PlugIn | None = None
@@ -131,6 +150,9 @@ class DesignConfig:
     """Exponent of the prior in the target, 0 to 1."""
     beta: float = 8.0
     """Inverse temperature of the reward: how greedy."""
+    conditions: ConditionOptions | None = None
+    """What can be asked of the policy once it is trained; when left out, any preference at beta 1 to 32 if there are
+    several objectives, else nothing."""
     steps: int = 1000
     """Training steps."""
     training: TrainingOptions = field(default_factory=TrainingOptions)

@@ -1,4 +1,4 @@
-"""`DesignAgent`: a policy that samples materials in proportion to a reward.
+"""`DesignAgent`: a policy that samples materials in proportion to a reward, under any condition it was trained for.
 
 space = CompositionSpace(forbidden=["Pb", "Cd"], max_elements=4)
 reward = Reward([Objective("band_gap", "window", 1.1, 1.6)])
@@ -6,20 +6,27 @@ agent = DesignAgent(space, reward, prior=Prior.default(), beta=8)
 agent.train(1000)
 agent.sample(100)
 agent.coverage()
+
+With several objectives the policy is conditioned:
+
+agent.sample(100, preference={"band_gap": 0.7, "e_above_hull": 0.3}, beta=16)
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pandas as pd
 import torch
 from torch import Tensor
 
+from agent.condition_options import ConditionOptions
+from agent.conditions import Conditions, ConditionSpace, default_options
 from agent.coverage import Coverage, Scored, measure_coverage
 from agent.interruption import interrupt_between_steps
+from agent.metrics import simplex_lattice
 from agent.policy import Policy, PolicyNetwork, Rollout
 from agent.prior import Prior
 from agent.replay import effective_share
@@ -34,6 +41,11 @@ _CHECKED_SAMPLES = 64
 class DesignAgent:
     """A GFlowNet over a design space, with target p(x) ~ prior(x)^prior_weight R(x)^beta.
 
+    With several objectives, or a target range, R depends on a preference and on targets, and one policy answers all of
+    them at any beta of a range. Methods that take `preference`, `beta` and `target` answer for the objectives' own
+    weights and windows and the agent's own beta where these are left out; they raise a ValueError for what the policy
+    was not trained for.
+
     Args:
         space: What may be built.
         reward: A `Reward`, or any callable `(materials) -> array (N,)` of finite values >= 0.
@@ -42,6 +54,7 @@ class DesignAgent:
         beta: Inverse temperature of the reward, positive.
         seed: Source of all randomness.
         options: Settings of the training.
+        conditions: What can be asked of the policy; None: see `default_options`.
 
     Raises:
         ValueError: A number out of range, or a reward that fails on a first batch (wrong shape, NaN, negative).
@@ -56,6 +69,7 @@ class DesignAgent:
         beta: float = 1.0,
         seed: int = 0,
         options: TrainingOptions | None = None,
+        conditions: ConditionOptions | None = None,
     ) -> None:
         check_settings(prior_weight, beta, seed)
         self.space = space
@@ -65,18 +79,27 @@ class DesignAgent:
         self.beta = beta
         self.seed = seed
         self.options = options or TrainingOptions()
-        check_reward(self.reward, space, seed)
+        n_outcomes = check_reward(self.reward, space, seed)
+        objectives = self.reward.objectives
+        conditions = conditions or default_options(objectives, beta, self.options.loss)
+        self.conditions = ConditionSpace(objectives, beta, conditions)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)  # initial weights
             base = prior.policy(space) if prior is not None else _uniform_policy(space)
-            self.trainer = Trainer(space, self.reward, base, self.prior_weight, beta, self.options, seed)
+            self.trainer = Trainer(
+                space, self.reward, self.conditions, base, self.prior_weight, self.options, seed, n_outcomes
+            )
         self._generator = torch.Generator().manual_seed(seed + 1)
         self.history: list[dict[str, float]] = []
 
     @property
     def policy(self) -> Policy:
         """The policy in use: the moving average of the trained weights."""
-        return Policy(self.space, self.trainer.average)
+        return self.policy_under(self.conditions.own)
+
+    def policy_under(self, condition: Conditions) -> Policy:
+        """Return the policy in use under one condition."""
+        return Policy(self.space, self.trainer.average, self.conditions.encode(condition))
 
     @property
     def base(self) -> Policy:
@@ -114,7 +137,7 @@ class DesignAgent:
                 if step.step % 10 == 0:
                     bar.set_postfix_str(
                         f"loss {step.loss:.2f}, reward {step.mean_reward:.3f}, covered {step.covered:.2f}, "
-                        f"{step.n_distinct:,} materials"
+                        f"{step.n_evaluated:,} materials"
                     )
                 if callback is not None:
                     callback(step)
@@ -123,29 +146,45 @@ class DesignAgent:
             self.trainer.train(steps, report)
         return pd.DataFrame(self.history)
 
-    def sample(self, n: int = 1000, *, corrected: bool = False, seed: int | None = None) -> pd.DataFrame:
+    def sample(
+        self,
+        n: int = 1000,
+        *,
+        preference: Mapping[str, float] | None = None,
+        beta: float | None = None,
+        target: Mapping[str, float] | None = None,
+        corrected: bool = False,
+        seed: int | None = None,
+    ) -> pd.DataFrame:
         """Sample materials.
 
         Args:
             n: Number of samples; repetitions are kept, for they are part of the distribution.
+            preference: Weights by objective, of any sum; objectives left out weigh nothing.
+            beta: Inverse temperature: how greedy.
+            target: Centres of windows by property, in its unit.
             corrected: Draw several times as many and resample them by importance weight, so that they follow the
                 target itself, not the policy's approximation of it.
             seed: Of this call; None: continue the agent's own sequence.
 
         Returns:
-            Columns material, log_prob, log_prior, log_reward, and one or two (value, spread) a property. `.attrs` has
-            `effective_sample_size` and `n_drawn`.
+            Columns material, log_prob, log_prior, log_reward (at beta 1), one or two (value, spread) a property and
+            the utilities. `.attrs` has `effective_sample_size`, `n_drawn` and `condition`.
         """
         if n < 1:
             raise ValueError(f"n: {n} is not a positive number of samples")
         if seed is not None:
             check_seed(seed)
+        condition = self.conditions.read(preference, beta, target)
         generator = self._generator if seed is None else torch.Generator().manual_seed(seed)
+        return self._sample(n, condition, corrected, generator)
+
+    def _sample(self, n: int, condition: Conditions, corrected: bool, generator: torch.Generator) -> pd.DataFrame:
         n_drawn = max(4 * n, 4096) if corrected else n
-        rollout = self.policy.sample_many(n_drawn, generator)
-        values = self.evaluate(rollout)
+        rollout = self.policy_under(condition).sample_many(n_drawn, generator)
+        values = self.evaluate(rollout, condition)
         log_base = self.base.log_prob_in_chunks(rollout.actions)
-        log_target = self.prior_weight * log_base + self.beta * values.log_reward
+        log_target = self.prior_weight * log_base + self.reward.log_reward(values.outcomes, condition)
         log_weights = log_target - rollout.log_prob
         rows = torch.arange(n)
         if corrected:
@@ -163,9 +202,68 @@ class DesignAgent:
         )
         frame.attrs["effective_sample_size"] = effective_share(log_weights) * n_drawn
         frame.attrs["n_drawn"] = n_drawn
+        frame.attrs["condition"] = self.conditions.describe(condition)
         return frame
 
-    def coverage(self, n: int = 8192, seed: int = 0) -> Coverage:
+    def sample_front(
+        self,
+        n: int = 2000,
+        *,
+        n_preferences: int = 21,
+        beta: float | None = None,
+        target: Mapping[str, float] | None = None,
+        seed: int | None = None,
+    ) -> pd.DataFrame:
+        """Sample under preferences spread evenly over all trade-offs: an approximation of the Pareto front.
+
+        Args:
+            n: Number of samples, divided evenly among the preferences.
+            n_preferences: Most preferences; a simplex lattice has 3, 6, 10, 15, 21, ... points for three objectives.
+            beta: As for `sample`.
+            target: As for `sample`.
+            seed: As for `sample`.
+
+        Returns:
+            The columns of `sample`, and the weights of the preference (`preference_<objective>`) that each row was
+            sampled under, rows in the order of the preferences. `.attrs` has `effective_share`, one a preference.
+
+        Raises:
+            ValueError: The policy answers no preference, or there are fewer samples or preferences than objectives.
+        """
+        if not self.conditions.answers_preference:
+            raise ValueError("preference: the policy answers no preferences (expected one with several objectives)")
+        if seed is not None:
+            check_seed(seed)
+        condition = self.conditions.read(None, beta, target)
+        fewest = len(self.conditions.names)
+        if min(n, n_preferences) < fewest:
+            raise ValueError(f"n: {min(n, n_preferences)} is too few for a sweep (expected at least {fewest})")
+        preferences = simplex_lattice(fewest, min(n, n_preferences))
+        generator = self._generator if seed is None else torch.Generator().manual_seed(seed)
+        parts, shares = [], []
+        for number, weights in enumerate(preferences):
+            size = n * (number + 1) // len(preferences) - n * number // len(preferences)
+            part = self._sample(size, replace(condition, preference=weights[None]), False, generator)
+            for name, weight in zip(self.conditions.names, weights.tolist(), strict=True):
+                part[f"preference_{name}"] = weight
+            shares.append(part.attrs["effective_sample_size"] / size)
+            parts.append(part)
+        described = self.conditions.describe(condition) | {"preference": "sweep"}
+        for part in parts:
+            part.attrs = {}
+        frame = pd.concat(parts, ignore_index=True)
+        frame.attrs = {"n_drawn": n, "effective_share": shares, "condition": described}
+        return frame
+
+    def coverage(
+        self,
+        n: int = 8192,
+        seed: int = 0,
+        *,
+        preference: Mapping[str, float] | None = None,
+        beta: float | None = None,
+        target: Mapping[str, float] | None = None,
+    ) -> Coverage:
         """Measure how much of the target the policy covers, by n samples of it and n of the base measure.
 
         Raises:
@@ -173,29 +271,59 @@ class DesignAgent:
         """
         if n < 1:
             raise ValueError(f"n: {n} is not a positive number of samples")
+        condition = self.conditions.read(preference, beta, target)
+        policy = self.policy_under(condition)
         generator = torch.Generator().manual_seed(seed)
-        from_policy = self.policy.sample_many(n, generator)
+        from_policy = policy.sample_many(n, generator)
         from_base = self.base.sample_many(n, generator)
-        of_policy = self._score(from_policy, from_policy.log_prob, self.base.log_prob_in_chunks(from_policy.actions))
-        of_base = self._score(from_base, self.policy.log_prob_in_chunks(from_base.actions), from_base.log_prob)
+        log_base = self.base.log_prob_in_chunks(from_policy.actions)
+        of_policy = self._score(from_policy, from_policy.log_prob, log_base, condition)
+        of_base = self._score(from_base, policy.log_prob_in_chunks(from_base.actions), from_base.log_prob, condition)
         distinct = len(torch.unique(from_policy.actions, dim=0)) / n
         return measure_coverage(of_policy, of_base, distinct)
 
-    def _score(self, rollout: Rollout, log_policy: Tensor, log_base: Tensor) -> Scored:
-        log_reward = self.evaluate(rollout).log_reward
-        return Scored(log_policy, log_base, self.prior_weight * log_base + self.beta * log_reward)
+    def _score(self, rollout: Rollout, log_policy: Tensor, log_base: Tensor, condition: Conditions) -> Scored:
+        log_reward = self.reward.log_reward(self.evaluate(rollout).outcomes, condition)
+        return Scored(log_policy, log_base, self.prior_weight * log_base + log_reward)
 
-    def evaluate(self, rollout: Rollout) -> RewardValues:
-        """Return reward, utilities and properties of finished trajectories."""
-        return self.reward(self.space.materials(rollout.state))
+    def evaluate(self, rollout: Rollout, condition: Conditions | None = None) -> RewardValues:
+        """Return reward, utilities and properties of finished trajectories, under a preference and targets if given."""
+        return self.reward(self.space.materials(rollout.state), condition)
 
-    def log_prob(self, materials: Iterable[str]) -> Tensor:
+    def log_prob(
+        self,
+        materials: Iterable[str],
+        *,
+        preference: Mapping[str, float] | None = None,
+        beta: float | None = None,
+        target: Mapping[str, float] | None = None,
+    ) -> Tensor:
         """Return the exact log-probability of materials under the policy, float (N,).
 
         Raises:
             ValueError: A material lies outside the space; the message names it and the rule.
         """
-        return self.policy.log_prob_in_chunks(self.space.encode(materials))
+        policy = self.policy_under(self.conditions.read(preference, beta, target))
+        return policy.log_prob_in_chunks(self.space.encode(materials))
+
+    def log_partition(
+        self,
+        *,
+        preference: Mapping[str, float] | None = None,
+        beta: float | None = None,
+        target: Mapping[str, float] | None = None,
+    ) -> float:
+        """Return the training's estimate of log Z, the logarithm of the summed target.
+
+        Raises:
+            ValueError: The agent was not trained.
+        """
+        condition = self.conditions.read(preference, beta, target)
+        if not self.history:
+            raise ValueError("log_partition: the agent was not trained yet")
+        if self.trainer.log_partition is None:
+            return self.history[-1]["log_z"]
+        return float(self.trainer.log_partition(self.conditions.encode(condition)))
 
     def save(self, path: str | Path) -> None:
         """Write a checkpoint from which training goes on bit for bit; see `agent.checkpoint`."""
@@ -245,8 +373,8 @@ def check_seed(seed: int) -> None:
         raise ValueError(f"seed: {seed} is not a whole number from 0 to 2^62")
 
 
-def check_reward(reward: Reward | FunctionReward, space: DesignSpace, seed: int = 0) -> None:
-    """Evaluate a reward on one batch of uniform samples.
+def check_reward(reward: Reward | FunctionReward, space: DesignSpace, seed: int = 0) -> int:
+    """Evaluate a reward on one batch of uniform samples; return the number of columns of its outcomes.
 
     Raises:
         ValueError: The reward fails, returns something else than finite values >= 0, or only values too small to be
@@ -261,19 +389,21 @@ def check_reward(reward: Reward | FunctionReward, space: DesignSpace, seed: int 
                 f"reward {reward.name!r}: the largest of {len(materials)} values is {largest:.2g}, "
                 f"but values below {SMALLEST:g} are not told apart; scale it up"
             )
-        return
-    bad = ~torch.isfinite(reward(materials).log_reward)
+        return 1
+    values = reward(materials)
+    bad = ~torch.isfinite(values.log_reward)
     if bad.any():
         raise ValueError(f"objectives: not finite for {materials[int(bad.nonzero()[0, 0])]}")
+    return values.outcomes.shape[1]
 
 
 def property_columns(values: RewardValues) -> dict[str, Tensor]:
     """Return columns by name: value and spread of each property, and utility of each objective, float (N,)."""
-    from surrogates.properties import PROPERTIES
+    from surrogates.properties import column_of
 
     columns: dict[str, Tensor] = {}
     for name, predicted in values.properties.items():
-        column = PROPERTIES[name].column if name in PROPERTIES else name
+        column = column_of(name)
         columns[column] = predicted.mean
         columns[f"{column}_std"] = predicted.std
     for name, utility in values.utilities.items():

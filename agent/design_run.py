@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 import torch
 
-from agent.candidates import collect_candidates
-from agent.config import DesignConfig, ObjectiveConfig, SpaceConfig
+from agent.candidates import collect_candidates, predict_known
+from agent.config import ConstraintConfig, DesignConfig, ObjectiveConfig, SpaceConfig
+from agent.conditions import default_options
 from agent.coverage import Coverage
 from agent.data_support import DataSupport, examine
 from agent.design_agent import DesignAgent, check_settings
+from agent.front import pareto_front
 from agent.interruption import ForcedInterrupt
 from agent.objective import Objective
 from agent.plug_in import load_plug_in
@@ -33,6 +35,8 @@ from surrogates.properties import PROPERTIES, SurrogateProperty
 
 _CHECKPOINT_SECONDS = 20.0
 _MOST_SAMPLES = 1_000_000
+_MOST_KNOWN = 2000
+"""Known materials behind the front in the report."""
 ENERGY_WEIGHTS = "energy.safetensors"
 """Networks fitted to the option `reference`, in the run's folder."""
 
@@ -108,6 +112,9 @@ def _load(config: DesignConfig, folder: RunFolder) -> DesignAgent:
     held = {"beta": agent.beta, "prior_weight": agent.prior_weight, "seed": agent.seed}
     wanted |= {f"training.{name}": value for name, value in asdict(config.training).items()}
     held |= {f"training.{name}": value for name, value in asdict(agent.options).items()}
+    options = config.conditions or default_options(agent.reward.objectives, config.beta, config.training.loss)
+    wanted |= {f"conditions.{name}": value for name, value in asdict(options).items()}
+    held |= {f"conditions.{name}": value for name, value in asdict(agent.conditions.options).items()}
     for name, value in wanted.items():
         if value != held[name]:
             raise ValueError(
@@ -161,6 +168,12 @@ def _collect(
     folder.write_json("coverage.json", asdict(coverage))
     candidates = collect_candidates(agent, config.candidates, config.samples, config.seed)
     folder.write_text("candidates.csv", candidates.to_csv(index=False, float_format="%.6g"))
+    if agent.conditions.answers_preference:
+        front = pareto_front(agent.sample_front(max(config.samples, 100), seed=config.seed), agent.reward.objectives)
+        folder.write_text("front.csv", front.materials.to_csv(index=False, float_format="%.6g"))
+        folder.write_json("front.json", asdict(front.measures))
+        known = predict_known(agent, _MOST_KNOWN, config.seed)
+        folder.write_text("known.csv", known.to_csv(index=False, float_format="%.6g"))
     environment = json.loads((folder.path / "environment.json").read_text(encoding="utf-8"))
     environment["seconds"] = round(environment.get("seconds", 0.0) + time.monotonic() - started, 1)
     folder.write_json("environment.json", environment)
@@ -186,7 +199,8 @@ def _energy_model(config: DesignConfig, say: Callable[[str], None], stored: Path
     """Return the model of energies that the option `reference` asks for, None without it."""
     if config.reference is None:
         return None
-    if not any(entry.property in ENERGY_PROPERTIES and entry.model is None for entry in config.objectives):
+    wanted: list[ObjectiveConfig | ConstraintConfig] = [*config.objectives, *config.constraints]
+    if not any(entry.property in ENERGY_PROPERTIES and entry.model is None for entry in wanted):
         raise ValueError(f"reference: no objective uses it (expected one of {', '.join(ENERGY_PROPERTIES)})")
     elements = make_space(config.space).elements
     return make_energy_model(config.reference, elements, config.seed, say, stored)
@@ -197,7 +211,9 @@ def make_agent(config: DesignConfig, progress: bool, energies: EnergyModel | Non
     space = make_space(config.space)
     reward = make_reward(config, energies)
     prior = make_prior(config, space, progress)
-    return DesignAgent(space, reward, prior, config.prior_weight, config.beta, config.seed, config.training)
+    return DesignAgent(
+        space, reward, prior, config.prior_weight, config.beta, config.seed, config.training, config.conditions
+    )
 
 
 def make_space(config: SpaceConfig) -> CompositionSpace:
@@ -223,15 +239,20 @@ def make_reward(config: DesignConfig, energies: EnergyModel | None = None) -> Re
     if (config.reward is None) == (not config.objectives):
         given = "both are given" if config.objectives else "neither is given"
         raise ValueError(f"objectives, reward: {given} (expected either a list of objectives or a reward of your own)")
+    if config.reward is not None and config.constraints:
+        raise ValueError("constraints: a reward of your own knows none (expected objectives, or no constraints)")
     if config.reward is not None:
         found = load_plug_in(config.reward, "reward")
         if not callable(found):
             raise ValueError(f"reward: {config.reward.class_path!r} cannot be called with a list of formulas")
         return FunctionReward(found, config.reward.class_path)
-    return Reward([_make_objective(entry, energies) for entry in config.objectives], config.scalarization)
+    objectives, constraints = (
+        [_make_objective(entry, energies) for entry in part] for part in (config.objectives, config.constraints)
+    )
+    return Reward(objectives, config.scalarization, constraints)
 
 
-def _make_objective(config: ObjectiveConfig, energies: EnergyModel | None) -> Objective:
+def _make_objective(config: ObjectiveConfig | ConstraintConfig, energies: EnergyModel | None) -> Objective:
     values = dict(vars(config))
     if energies is not None and config.property in ENERGY_PROPERTIES:
         output = ENERGY_PROPERTIES.index(config.property)
@@ -263,13 +284,32 @@ def make_prior(config: DesignConfig, space: CompositionSpace, progress: bool) ->
     )
 
 
-def sample_run(config: DesignConfig, folder: RunFolder, n: int, corrected: bool, seed: int | None) -> pd.DataFrame:
-    """Sample from the policy of a finished or interrupted run.
+def sample_run(
+    config: DesignConfig,
+    folder: RunFolder,
+    n: int,
+    *,
+    preference: Mapping[str, float] | Literal["sweep"] | None = None,
+    beta: float | None = None,
+    target: Mapping[str, float] | None = None,
+    corrected: bool = False,
+    seed: int | None = None,
+) -> tuple[pd.DataFrame, Sequence[Objective]]:
+    """Sample from the policy of a run; see `DesignAgent.sample`, and `sample_front` for a sweep.
+
+    Returns:
+        The samples, and the objectives of the run.
 
     Raises:
-        ValueError: n out of range, no checkpoint, or one that does not fit the configuration.
+        ValueError: n out of range, a condition that the policy does not answer, no checkpoint, or one that does not
+            fit the configuration.
     """
     if not 1 <= n <= _MOST_SAMPLES:
         raise ValueError(f"n: {n} is not in 1..{_MOST_SAMPLES:,}")
+    if preference == "sweep" and corrected:
+        raise ValueError("corrected: not for a sweep (expected one preference, or no correction)")
     agent = _load(config, folder)
-    return agent.sample(n, corrected=corrected, seed=seed)
+    if preference == "sweep":
+        return agent.sample_front(n, beta=beta, target=target, seed=seed), agent.reward.objectives
+    frame = agent.sample(n, preference=preference, beta=beta, target=target, corrected=corrected, seed=seed)
+    return frame, agent.reward.objectives

@@ -40,6 +40,8 @@ class Objective:
     """Importance relative to the other objectives."""
     caution: float = 1.0
     """Standard deviations by which a monotone goal distrusts the prediction."""
+    target_range: tuple[float, float] | None = None
+    """Range of values that the centre of a window can be moved to when sampling; its width stays."""
     model: Surrogate | SurrogateProperty | None = None
     """A fitted property model of your own, or one output of it; None: the embedded property of that name."""
 
@@ -61,9 +63,38 @@ class Objective:
             raise ValueError(f"{where}: weight is {self.weight!r}, expected a positive number")
         if not (math.isfinite(self.caution) and self.caution >= 0):
             raise ValueError(f"{where}: caution is {self.caution!r}, expected a number >= 0")
+        if self.target_range is not None:
+            object.__setattr__(self, "target_range", tuple(float(bound) for bound in self.target_range))
+            self._check_target_range(where)
 
-    def utility(self, predicted: PropertyDistribution) -> Tensor:
-        """Return the utility of N materials, float (N,) in [0, 1]."""
+    def _check_target_range(self, where: str) -> None:
+        assert self.target_range is not None
+        low, high = self.target_range
+        if self.goal != "window" or self.low is None or self.high is None:
+            raise ValueError(f"{where}: a target_range needs a window with low and high, whose centre it moves")
+        if not (math.isfinite(low) and math.isfinite(high) and low < high):
+            raise ValueError(f"{where}: target_range [{low:g}, {high:g}] is not an interval")
+        if not low <= self.centre() <= high:
+            raise ValueError(
+                f"{where}: target_range [{low:g}, {high:g}] leaves out the window's own centre {self.centre():g}"
+            )
+
+    def centre(self) -> float:
+        """Centre of a window with both bounds, in the unit of the property."""
+        assert self.low is not None and self.high is not None
+        return 0.5 * (self.low + self.high)
+
+    def utility(self, predicted: PropertyDistribution, target: Tensor | None = None) -> Tensor:
+        """Return the utility of N materials, float (N,) in [0, 1].
+
+        Args:
+            predicted: N distributions.
+            target: Centres to which the window is moved, broadcast against N.
+        """
+        if self.goal == "window" and target is not None:
+            assert self.low is not None and self.high is not None
+            half = 0.5 * (self.high - self.low)
+            return predicted.probability_between(target - half, target + half)
         if self.goal == "window":
             low = -math.inf if self.low is None else self.low
             high = math.inf if self.high is None else self.high

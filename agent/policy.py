@@ -18,6 +18,8 @@ from torch import Tensor, nn
 
 from envs import DesignSpace
 
+_CONDITION_WIDTH = 64
+"""Hidden units between a condition and its modulation."""
 _UNKNOWN_ACTION_BIAS = -8.0
 """Start of the logit of an action that a transferred network has never seen: rare, but never impossible."""
 
@@ -25,19 +27,29 @@ _UNKNOWN_ACTION_BIAS = -8.0
 class PolicyNetwork(nn.Module):
     """Features (n, F) -> logits (n, A): a residual multilayer perceptron.
 
+    Conditions shift and scale the hidden units (feature-wise linear modulation, Perez et al. 2018), by nothing at
+    first: a conditioned copy of a network starts as the same policy under every condition.
+
     Args:
         feature_names: One name an input; see `DesignSpace.feature_names`.
         action_names: One name an output; see `DesignSpace.action_names`.
         width: Hidden units of each layer.
         depth: Number of residual layers between the input and the output layer.
+        condition_names: One name an input of the condition; see `ConditionSpace.feature_names`. None: unconditioned.
     """
 
     def __init__(
-        self, feature_names: Sequence[str], action_names: Sequence[str], width: int = 256, depth: int = 2
+        self,
+        feature_names: Sequence[str],
+        action_names: Sequence[str],
+        width: int = 256,
+        depth: int = 2,
+        condition_names: Sequence[str] = (),
     ) -> None:
         super().__init__()
         self.feature_names = tuple(feature_names)
         self.action_names = tuple(action_names)
+        self.condition_names = tuple(condition_names)
         self.width, self.depth = width, depth
         self.input = nn.Linear(len(self.feature_names), width)
         self.norms = nn.ModuleList([nn.LayerNorm(width) for _ in range(depth)])
@@ -46,19 +58,49 @@ class PolicyNetwork(nn.Module):
         self.dropout = nn.Dropout(0.0)  # switched on by Prior.fit only
         nn.init.zeros_(self.output.weight)
         nn.init.zeros_(self.output.bias)
+        self.condition: nn.Sequential | None = None
+        if self.condition_names:
+            modulation = nn.Linear(_CONDITION_WIDTH, (2 * depth + 1) * width)
+            nn.init.zeros_(modulation.weight)
+            nn.init.zeros_(modulation.bias)
+            inner = nn.Linear(len(self.condition_names), _CONDITION_WIDTH)
+            self.condition = nn.Sequential(inner, nn.ReLU(), modulation)
 
     @classmethod
     def for_space(cls, space: DesignSpace, width: int = 256, depth: int = 2) -> PolicyNetwork:
         """Return a network that starts as the uniform masked policy of a space."""
         return cls(space.feature_names, space.action_names, width, depth)
 
-    def forward(self, features: Tensor) -> Tensor:
-        """Return the logits of all actions."""
-        hidden = self.dropout(torch.relu(self.input(features)))
-        for norm, layer in zip(self.norms, self.hidden, strict=True):
-            hidden = hidden + self.dropout(torch.relu(layer(norm(hidden))))
+    def modulation(self, conditions: Tensor | None) -> Tensor | None:
+        """Return how encoded conditions (n, C) shift and scale the hidden units, float (n, (2 depth + 1) width).
+
+        None without conditions, and for a network that knows none.
+        """
+        if self.condition is None or conditions is None:
+            return None
+        modulation: Tensor = self.condition(conditions)
+        return modulation
+
+    def forward(self, features: Tensor, modulation: Tensor | None = None) -> Tensor:
+        """Return the logits of all actions, under the conditions of each row or of all rows where they are given."""
+        if modulation is None:
+            hidden = self.dropout(torch.relu(self.input(features)))
+            for norm, layer in zip(self.norms, self.hidden, strict=True):
+                hidden = hidden + self.dropout(torch.relu(layer(norm(hidden))))
+        else:
+            first, *others = torch.split(modulation, self.width, dim=-1)
+            hidden = self.dropout(torch.relu(self.input(features) + first))
+            pairs = zip(others[::2], others[1::2], strict=True)
+            for norm, layer, (shift, scale) in zip(self.norms, self.hidden, pairs, strict=True):
+                hidden = hidden + self.dropout(torch.relu(layer(norm(hidden) * (1 + scale) + shift)))
         logits: Tensor = self.output(hidden)
         return logits
+
+    def conditioned(self, condition_names: Sequence[str]) -> PolicyNetwork:
+        """Return a copy that knows conditions, and is the same policy under all of them as yet."""
+        network = PolicyNetwork(self.feature_names, self.action_names, self.width, self.depth, condition_names)
+        network.load_state_dict(self.state_dict(), strict=not condition_names)
+        return network
 
     @torch.no_grad()
     def transfer(self, feature_names: Sequence[str], action_names: Sequence[str]) -> PolicyNetwork:
@@ -143,12 +185,15 @@ class Policy:
 
     space: DesignSpace
     network: PolicyNetwork
+    condition: Tensor | None = None
+    """Encoded condition of all that is sampled or judged, float (1, C), where no other is given."""
 
     def sample(
         self,
         n: int,
         generator: torch.Generator,
         *,
+        conditions: Tensor | None = None,
         temperature: float = 1.0,
         epsilon: float = 0.0,
         reference: PolicyNetwork | None = None,
@@ -158,6 +203,7 @@ class Policy:
         Args:
             n: Number of trajectories.
             generator: Source of all randomness.
+            conditions: Encoded, one a trajectory, float (n, C).
             temperature: The logits are divided by it while sampling.
             epsilon: Share of actions drawn uniformly from the mask.
             reference: A network that judges the same trajectories on the way, without gradient.
@@ -173,21 +219,21 @@ class Policy:
         log_reference = torch.zeros(n)
         log_exploring = torch.zeros(n)
         explores = temperature != 1.0 or epsilon > 0
+        modulation = self.network.modulation(self.condition if conditions is None else conditions)
         for step in range(space.max_steps):
             here = states[step, :1] if step == 0 else states[step, rows]
             mask, features = space.mask(here), space.features(here)
-            log_policy = _masked_log_softmax(self.network(features), mask)
+            log_policy = _masked_log_softmax(self.network(features, _rows_of(modulation, rows)), mask)
             with torch.no_grad():
                 weights = _exploring(log_policy, mask, temperature, epsilon)
                 chosen = _draw(weights, len(rows), generator)
                 if explores:
                     log_exploring[rows] += _log_share(weights, chosen)
-            taken = log_policy[0, chosen] if step == 0 else log_policy.gather(1, chosen[:, None]).squeeze(1)
+            taken = _taken(log_policy, chosen)
             step_log_prob = step_log_prob.index_put((rows, torch.tensor(step)), taken)
             if reference is not None:
                 with torch.no_grad():
-                    log_other = _masked_log_softmax(reference(features), mask)
-                log_reference[rows] += log_other[0, chosen] if step == 0 else log_other.gather(1, chosen[:, None])[:, 0]
+                    log_reference[rows] += _taken(_masked_log_softmax(reference(features), mask), chosen)
             actions[rows, step] = chosen
             following = space.step(states[step, rows], chosen)
             states[step + 1 :, rows] = following
@@ -202,19 +248,24 @@ class Policy:
             log_exploring if explores else None,
         )
 
-    def log_prob(self, actions: Tensor) -> Tensor:
+    def log_prob(self, actions: Tensor, conditions: Tensor | None = None) -> Tensor:
         """Return the log-probability of action sequences, long (n, T) -> float (n,), with gradient where enabled."""
-        return self.replay(visit(self.space, actions)).log_prob
+        return self.replay(visit(self.space, actions), conditions).log_prob
 
-    def replay(self, visited: Visited, *, temperature: float = 1.0, epsilon: float = 0.0) -> Rollout:
+    def replay(
+        self, visited: Visited, conditions: Tensor | None = None, *, temperature: float = 1.0, epsilon: float = 0.0
+    ) -> Rollout:
         """Return given trajectories with this policy's log-probabilities, with gradient where enabled.
 
         Args:
             visited: The trajectories.
+            conditions: Encoded, one a trajectory, float (n, C).
             temperature: Of the exploring policy, whose log-probabilities are returned as well.
             epsilon: The same.
         """
-        log_policy = _masked_log_softmax(self.network(visited.features), visited.mask)
+        modulation = self.network.modulation(self.condition if conditions is None else conditions)
+        logits = self.network(visited.features, _rows_of(modulation, visited.row))
+        log_policy = _masked_log_softmax(logits, visited.mask)
         chosen = visited.actions[visited.row, visited.step]
         taken = log_policy.gather(1, chosen[:, None]).squeeze(1)
         step_log_prob = torch.zeros(visited.actions.shape).index_put((visited.row, visited.step), taken)
@@ -274,9 +325,18 @@ def _exploring(log_policy: Tensor, mask: Tensor, temperature: float, epsilon: fl
     return weights
 
 
+def _taken(values: Tensor, chosen: Tensor) -> Tensor:
+    """Return the value of the action chosen in each row; one row of values serves all."""
+    return values[0, chosen] if len(values) == 1 else values.gather(1, chosen[:, None]).squeeze(1)
+
+
 def _log_share(weights: Tensor, chosen: Tensor) -> Tensor:
-    taken = weights[0, chosen] if len(weights) == 1 else weights.gather(1, chosen[:, None]).squeeze(1)
-    return taken.log()
+    return _taken(weights, chosen).log()
+
+
+def _rows_of(modulation: Tensor | None, rows: Tensor) -> Tensor | None:
+    """Return the modulation of some trajectories; one row serves all."""
+    return modulation if modulation is None or len(modulation) == 1 else modulation[rows]
 
 
 def _draw(weights: Tensor, n: int, generator: torch.Generator) -> Tensor:

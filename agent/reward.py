@@ -11,16 +11,17 @@ A `Reward` combines objectives. Any callable `(materials) -> array (N,)` of fini
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from agent.conditions import Conditions
 from agent.objective import Objective
 from agent.plug_in import describe_failure
-from surrogates.distribution import PropertyDistribution
+from surrogates.distribution import PropertyDistribution, distribution_parameters, from_parameters
 from surrogates.properties import evaluate_properties, property_named
 
 RewardFunction = Callable[[Sequence[str]], Any]
@@ -32,66 +33,160 @@ SMALLEST = 1e-6
 
 @dataclass(frozen=True, eq=False)
 class RewardValues:
-    """What a reward says about N materials."""
+    """What a reward says about N materials under one preference and one set of targets."""
 
     log_reward: Tensor
     """Float (N,), at inverse temperature 1."""
+    outcomes: Tensor
+    """All that the log-reward under any condition depends on, float (N, K); see `log_reward` of the reward."""
     utilities: Mapping[str, Tensor] = field(default_factory=dict)
     """By objective, float (N,) in [0, 1]."""
     properties: Mapping[str, PropertyDistribution] = field(default_factory=dict)
     """Predicted distributions by property name."""
+    feasibility: Tensor | None = None
+    """Probability that all constraints hold, float (N,); None without constraints."""
 
 
 class Reward:
-    """Objectives, scalarised: log R = log(0.01 + s(u)).
+    """Objectives, scalarised, and constraints: log R = beta log(0.01 + s_w(u)) + log P(feasible).
+
+    Weights w, beta and the centres of windows with a target range are conditions, see `agent.conditions`; the bounds
+    of the utilities u are fixed.
 
     Args:
         objectives: At least one; a property may occur once.
         scalarization: See `scalarize`.
+        constraints: Windows that are not traded off: the reward is multiplied by the probability of lying in all.
 
     Raises:
-        ValueError: No objective, a property named twice, or a property that no one predicts.
+        ValueError: No objective, a property named twice, one that no one predicts, or a constraint that is no window.
     """
 
     def __init__(
         self,
         objectives: Sequence[Objective],
         scalarization: Literal["tchebycheff", "sum", "product"] = "tchebycheff",
+        constraints: Sequence[Objective] = (),
     ) -> None:
         if not objectives:
             raise ValueError("objectives: none given (expected at least one)")
-        names = [objective.property for objective in objectives]
-        for name in names:
-            if names.count(name) > 1:
-                raise ValueError(f"objectives: the property {name!r} occurs more than once")
+        for what, given in (("objectives", objectives), ("constraints", constraints)):
+            names = [objective.property for objective in given]
+            for name in names:
+                if names.count(name) > 1:
+                    raise ValueError(f"{what}: the property {name!r} occurs more than once")
+        for constraint in constraints:
+            if constraint.goal != "window" or constraint.target_range is not None:
+                raise ValueError(f"constraints: {constraint.property!r} must be a window without target_range")
         if scalarization not in ("tchebycheff", "sum", "product"):
             raise ValueError(f"scalarization: unknown {scalarization!r} (expected tchebycheff, sum or product)")
         self.objectives = tuple(objectives)
+        self.constraints = tuple(constraints)
         self.scalarization = scalarization
-        self._weights = torch.tensor([objective.weight for objective in objectives])
-        self._models = {o.property: o.model for o in objectives if o.model is not None}
-        for name in names:
-            if name not in self._models:
-                property_named(name, self._models)
+        wanted = (*objectives, *constraints)
+        self._models = {o.property: o.model for o in wanted if o.model is not None}
+        for constraint in constraints:
+            twin = next((o for o in objectives if o.property == constraint.property), constraint)
+            if twin.model is not constraint.model:
+                raise ValueError(
+                    f"constraints: {constraint.property!r} has another model than the objective of that name"
+                )
+        for name in {objective.property for objective in wanted} - set(self._models):
+            property_named(name, self._models)
+        weights = torch.tensor([[objective.weight for objective in objectives]])
+        targets = torch.tensor([[o.centre() for o in objectives if o.target_range is not None]]).reshape(1, -1)
+        self._own = Conditions(weights / weights.sum(), torch.ones(1), targets)
+        self._kinds: dict[str, type[PropertyDistribution]] = {}  # distributions of the objectives with a target range
 
     def predict(self, materials: Sequence[str]) -> dict[str, PropertyDistribution]:
-        """Return the predicted distribution of every property that the objectives ask for."""
+        """Return the predicted distribution of every property that objectives and constraints ask for."""
+        names = dict.fromkeys(o.property for o in (*self.objectives, *self.constraints))
         try:
-            return evaluate_properties([o.property for o in self.objectives], materials, self._models)
+            return evaluate_properties(list(names), materials, self._models)
         except ValueError:
             raise
         except Exception as error:
             if not self._models:
                 raise
-            names = ", ".join(f"{type(model).__name__} for {name!r}" for name, model in self._models.items())
-            raise ValueError(f"property model ({names}) failed: {describe_failure(error)}") from error
+            models = ", ".join(f"{type(model).__name__} for {name!r}" for name, model in self._models.items())
+            raise ValueError(f"property model ({models}) failed: {describe_failure(error)}") from error
 
-    def __call__(self, materials: Sequence[str]) -> RewardValues:
-        """Return log-reward, utilities and properties of N materials."""
+    def __call__(self, materials: Sequence[str], condition: Conditions | None = None) -> RewardValues:
+        """Return log-reward, outcomes, utilities and properties of N materials.
+
+        Args:
+            materials: Of any number.
+            condition: One preference and set of targets; None: the objectives' own. Its beta does not count.
+        """
+        condition = self._own if condition is None else replace(condition, beta=torch.ones(1))
         properties = self.predict(materials)
-        utilities = {o.property: o.utility(properties[o.property]) for o in self.objectives}
-        score = scalarize(torch.stack(list(utilities.values()), dim=1), self._weights, self.scalarization)
-        return RewardValues((FLOOR + score).log(), utilities, properties)
+        outcomes = self._outcomes(properties)
+        utilities = self._utilities(outcomes, condition.target)
+        feasibility = self._feasibility(properties)
+        return RewardValues(
+            self.log_reward(outcomes, condition),
+            outcomes,
+            dict(zip((o.property for o in self.objectives), utilities, strict=True)),
+            properties,
+            None if feasibility is None else feasibility.exp(),
+        )
+
+    def log_reward(self, outcomes: Tensor, conditions: Conditions) -> Tensor:
+        """Return the log-reward of materials under conditions, without predicting anything again.
+
+        Args:
+            outcomes: Of `__call__`, float (N, K).
+            conditions: N of them, one for all, or M with an axis for the materials (`Conditions.each`).
+
+        Returns:
+            Float (N,), or (M, N).
+        """
+        utilities = torch.stack(
+            torch.broadcast_tensors(*self._utilities(outcomes, conditions.target)),  # type: ignore[no-untyped-call]
+            dim=-1,
+        )
+        score = scalarize(utilities, conditions.preference, self.scalarization)
+        log_reward = conditions.beta * (FLOOR + score).log()
+        return log_reward + outcomes[..., -1] if self.constraints else log_reward
+
+    def _outcomes(self, properties: Mapping[str, PropertyDistribution]) -> Tensor:
+        """Return utilities, parameters of the distributions whose target moves, and log P(feasible), float (N, K)."""
+        columns = []
+        for objective in self.objectives:
+            distribution = properties[objective.property]
+            if objective.target_range is None:
+                columns.append(objective.utility(distribution)[:, None])
+                continue
+            try:
+                columns.append(distribution_parameters(distribution))
+            except ValueError as error:
+                raise ValueError(f"objective {objective.property!r}: target_range: {error}") from None
+            self._kinds[objective.property] = type(distribution)
+        feasibility = self._feasibility(properties)
+        if feasibility is not None:
+            columns.append(feasibility[:, None])
+        return torch.cat(columns, dim=1).float()
+
+    def _utilities(self, outcomes: Tensor, targets: Tensor) -> list[Tensor]:
+        utilities, column, target = [], 0, 0
+        for objective in self.objectives:
+            if objective.target_range is None:
+                utilities.append(outcomes[..., column])
+                column += 1
+                continue
+            kind = self._kinds[objective.property]
+            width = len(fields(kind))  # type: ignore[arg-type]
+            distribution = from_parameters(kind, outcomes[..., column : column + width])
+            utilities.append(objective.utility(distribution, targets[..., target]))
+            column, target = column + width, target + 1
+        return utilities
+
+    def _feasibility(self, properties: Mapping[str, PropertyDistribution]) -> Tensor | None:
+        """Return log P(feasible), constraints taken as independent, float (N,)."""
+        if not self.constraints:
+            return None
+        each = [constraint.utility(properties[constraint.property]) for constraint in self.constraints]
+        return torch.stack(each).clamp_min(SMALLEST).log().sum(0)
 
 
 class FunctionReward:
@@ -106,9 +201,16 @@ class FunctionReward:
         self.function = function
         self.name = name or getattr(function, "__qualname__", type(function).__name__)
 
-    def __call__(self, materials: Sequence[str]) -> RewardValues:
+    objectives: tuple[Objective, ...] = ()
+
+    def __call__(self, materials: Sequence[str], condition: Conditions | None = None) -> RewardValues:
         """Return the logarithm of the function's values; what is below a millionth counts as a millionth."""
-        return RewardValues(self.values(materials).clamp_min(SMALLEST).log().float())
+        log_reward = self.values(materials).clamp_min(SMALLEST).log().float()
+        return RewardValues(log_reward, log_reward[:, None])
+
+    def log_reward(self, outcomes: Tensor, conditions: Conditions) -> Tensor:
+        """Return beta times the logarithm, as `Reward.log_reward` does."""
+        return conditions.beta * outcomes[..., 0]
 
     def values(self, materials: Sequence[str]) -> Tensor:
         """Return the function's own values, double (N,).
@@ -161,17 +263,18 @@ def _describe(values: object) -> str:
 
 
 def scalarize(utilities: Tensor, weights: Tensor, method: str) -> Tensor:
-    """Turn utilities (N, m) into one score (N,) in [0, 1] under weights (m,).
+    """Turn utilities (..., m) into scores (...) in [0, 1] under weights (m,), or (..., m) for weights of their own.
 
     - tchebycheff: 1 - max_i w_i (1 - u_i) with the weights scaled to a maximum of 1, plus 0.05 of the weighted
       mean, divided by 1.05; reaches every point of a front, concave parts included (Steuer and Choo 1983).
     - sum: weighted mean.
     - product: weighted geometric mean.
     """
-    mean = utilities @ (weights / weights.sum())
+    shares = weights / weights.sum(-1, keepdim=True)
+    if method == "product":
+        return (utilities.clamp_min(1e-6).log() * shares).sum(-1).exp()
+    mean = (utilities * shares).sum(-1)
     if method == "sum":
         return mean
-    if method == "product":
-        return torch.exp(utilities.clamp_min(1e-6).log() @ (weights / weights.sum()))
-    worst = ((1 - utilities) * (weights / weights.max())).amax(dim=1)
+    worst = ((1 - utilities) * (weights / weights.amax(-1, keepdim=True))).amax(-1)
     return (1 - worst + 0.05 * mean) / 1.05

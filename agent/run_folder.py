@@ -1,7 +1,7 @@
 """The folder that a run leaves behind: what it was asked, where it ran, how it went, what came out.
 
     config.yaml  environment.json  support.json  metrics.jsonl  coverage.json  candidates.csv  report.html
-    checkpoints/agent.safetensors  tb/
+    front.csv  front.json  known.csv (with several objectives)  checkpoints/agent.safetensors  tb/
 
 Every file appears whole or not at all, except metrics.jsonl and tb/, which grow line by line.
 """
@@ -26,6 +26,9 @@ from agent.trainer import StepReport
 _PACKAGES = ("matsmith", "torch", "torchgfn", "gymnasium", "pymatgen", "smact", "scikit-learn", "numpy", "pandas")
 _MARK = "environment.json"
 """The file by which a run is told from a folder of the user's, whose config.yaml must not be lost."""
+_OTHERS = (
+    "energy.safetensors", "support.json", "coverage.json", "front.csv", "front.json", "known.csv", "report.html", "tb",
+)  # fmt: skip
 _OURS = ("config.yaml", "environment.json", "metrics.jsonl", "candidates.csv", "checkpoints")
 
 
@@ -81,7 +84,7 @@ class RunFolder:
         except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
             reason = error.strerror if isinstance(error, OSError) else error
             raise ValueError(f"output: cannot make {str(self.path)!r} ({reason})") from None
-        for name in (*_OURS, "energy.safetensors", "support.json", "coverage.json", "report.html", "tb"):
+        for name in (*_OURS, *_OTHERS):
             entry = self.path / name
             if entry.is_dir():
                 shutil.rmtree(entry)

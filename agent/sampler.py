@@ -129,8 +129,10 @@ class StaticBatchSampler(Sampler):  # type: ignore[misc]
         return self.policy.sample(n, self.generator, **exploration)
 
 
-def to_trajectories(env: DesignGFlowNetEnv, rollout: Rollout, save_logprobs: bool = True) -> Trajectories:
-    """Return a rollout as torchgfn `Trajectories`, states and actions by step."""
+def to_trajectories(
+    env: DesignGFlowNetEnv, rollout: Rollout, save_logprobs: bool = True, conditions: Tensor | None = None
+) -> Trajectories:
+    """Return a rollout as torchgfn `Trajectories`, states and actions by step, with encoded conditions (n, C)."""
     space = env.space
     terminating_idx = (rollout.actions == space.stop).int().argmax(1) + 1
     length = int(terminating_idx.max())
@@ -139,7 +141,7 @@ def to_trajectories(env: DesignGFlowNetEnv, rollout: Rollout, save_logprobs: boo
     actions = torch.where(beyond[:-1], -1, rollout.actions[:, :length].T).unsqueeze(-1)
     return Trajectories(
         env,
-        env.states_from_tensor(states),
+        env.states_from_tensor(states, None if conditions is None else conditions.expand(length + 1, -1, -1)),
         env.actions_from_tensor(actions),
         terminating_idx,
         log_probs=rollout.step_log_prob[:, :length].T if save_logprobs else None,

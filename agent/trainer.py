@@ -1,22 +1,23 @@
-"""Training: from the base measure to the target, p(x) ~ base(x)^w R(x)^beta.
+"""Training: from the base measure to the target, p(x | c) ~ base(x)^w R(x | c), under every condition c.
 
 Every step mixes three sources and takes one gradient step on a torchgfn loss:
 
-- materials sampled from the policy, on-policy or exploring;
+- materials sampled from the policy, on-policy or exploring, each under a condition of its own;
 - materials sampled from the base measure (the prior, or the uniform masked policy), which keep every region in sight;
-- materials replayed in proportion to the target by their exact importance weights, on which the likelihood is raised
-  as well.
+- materials replayed in proportion to the target under a few newly drawn conditions, by their exact importance weights;
+  on these the likelihood is raised as well.
 
-The log-partition function is not learned: it is the importance-sampling estimate from the replayed mixture, so a
-policy that leaves out part of the target sees everywhere else that it is too likely. beta rises as fast as the
-effective sample size allows. What is kept is a moving average of the weights.
+The log-partition function is not learned from the loss: it is the importance-sampling estimate from the replayed
+mixture (smoothed over conditions by a small network), so a policy that leaves out part of the target sees everywhere
+else that it is too likely. Every beta is tempered by a common share, which rises to 1 as fast as the effective sample
+size allows. What is kept is a moving average of the weights.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -30,9 +31,11 @@ from gfn.gflownet import (
 from gfn.gflownet.losses import RegressionLoss
 from torch import Tensor, nn
 
+from agent.conditions import Conditions, ConditionSpace
 from agent.optimizer_state import pack_optimizer, unpack_optimizer
-from agent.policy import Policy, PolicyNetwork, Rollout, visit
-from agent.replay import Batch, Replay, effective_share, log_mean_exp
+from agent.partition import LogPartition
+from agent.policy import Policy, Rollout, visit
+from agent.replay import Batch, Replay, draw, effective_share, log_mean_exp, log_mean_exp_rows
 from agent.reward import FunctionReward, Reward
 from agent.sampler import DesignGFlowNetEnv, SpaceFeatures, StaticBatchSampler, policy_estimator, to_trajectories
 from agent.training_options import TrainingOptions
@@ -56,17 +59,33 @@ class StepReport:
 
     step: int
     beta: float
+    """Of the run's own condition, to which all that follow belong too."""
     loss: float
     mean_reward: float
-    """Mean over the policy's own samples."""
+    """Mean over the policy's samples, at inverse temperature 1."""
     log_z: float
     """Importance-sampling estimate from the replayed mixture at this beta."""
     effective_share: float
     """Effective sample size of the policy's latest samples as a share of their number."""
     covered: float
     """Share of the target covered: exp(log Z from the policy's samples - log Z from the mixture)."""
-    n_distinct: int
-    """Distinct materials evaluated so far."""
+    n_evaluated: int
+    """Materials whose reward was computed so far, under all conditions."""
+    hit_rate: float
+    """Share of the rewards asked for so far that were known already."""
+
+
+@dataclass(frozen=True)
+class _Weighed:
+    """Replayed entries and their weights under G conditions."""
+
+    conditions: Conditions
+    codes: Tensor
+    """The conditions encoded, float (G, C)."""
+    entries: Batch
+    """P of them."""
+    log_weights: Tensor
+    """Log importance weights, float (G, P)."""
 
 
 class Trainer:
@@ -74,36 +93,44 @@ class Trainer:
 
     Args:
         space: The design space.
-        reward: Its log-reward is multiplied by beta.
+        reward: What materials are worth under a condition.
+        conditions: What the policy answers.
         base: The base measure; the policy starts as a copy of its network.
         base_weight: Exponent of the base measure in the target.
-        beta: Inverse temperature of the reward.
         options: Settings.
         seed: Source of all randomness.
+        n_outcomes: Columns of the reward's outcomes.
+
+    Raises:
+        ValueError: A loss that cannot be conditioned.
     """
 
     def __init__(
         self,
         space: DesignSpace,
         reward: Reward | FunctionReward,
+        conditions: ConditionSpace,
         base: Policy,
         base_weight: float,
-        beta: float,
         options: TrainingOptions,
         seed: int,
+        n_outcomes: int,
     ) -> None:
-        self.space, self.reward, self.base = space, reward, base
-        self.base_weight, self.beta, self.options = base_weight, beta, options
+        if options.loss != "tb" and not conditions.is_fixed:
+            raise ValueError(f"loss: {options.loss} knows no conditions (expected tb, or a fixed condition)")
+        self.space, self.reward, self.conditions, self.base = space, reward, conditions, base
+        self.base_weight, self.options = base_weight, options
         self.generator = torch.Generator().manual_seed(seed)
-        self.network = _copy(base.network)
-        self.average = _copy(base.network).requires_grad_(False)
+        self.network = base.network.conditioned(conditions.feature_names).requires_grad_(True)
+        self.average = base.network.conditioned(conditions.feature_names).requires_grad_(False)
+        self.average.load_state_dict(self.network.state_dict())
+        self.log_partition = None if conditions.is_fixed else LogPartition(len(conditions.feature_names))
         self.policy = Policy(space, self.network)
-        self.replay = Replay(options.replay_capacity, space.max_steps)
-        self.current_beta = 0.0
+        self.replay = Replay(options.replay_capacity, space.max_steps, n_outcomes)
+        self.recent = Replay(max(_RECENT, options.batch_size), space.max_steps, n_outcomes)
+        self.tempering = 0.0
         self.step = 0
         self.segment = (0, 0)  # first and last step of the schedule in force
-        self.seen: set[int] = set()
-        self._recent: list[tuple[Tensor, Tensor, Tensor]] = []  # policy samples: log_prob, log_base, log_reward
         self._environment = DesignGFlowNetEnv(space)
         estimator = policy_estimator(space, self.network)
         self._sampler = StaticBatchSampler(self.policy, estimator, self.generator)
@@ -114,8 +141,10 @@ class Trainer:
         )
 
     def _make_gflownet(self, estimator: object) -> Any:  # torchgfn ships no types
-        """Return torchgfn's loss; log Z is set from outside, never learned."""
+        """Return torchgfn's loss; log Z comes from outside, never from the loss."""
         common = {"loss_fn": HuberLoss(self.options.residual_scale)}
+        if self.log_partition is not None:
+            return TBGFlowNet(estimator, None, logZ=self.log_partition.estimator(), constant_pb=True, **common)
         fixed_log_z = nn.Parameter(torch.tensor(1.0), requires_grad=False)  # torchgfn takes 0 for none given
         if self.options.loss == "tb":
             return TBGFlowNet(estimator, None, logZ=fixed_log_z, constant_pb=True, **common)
@@ -149,38 +178,66 @@ class Trainer:
         options = self.options
         n_policy = max(1, round(options.policy_share * options.batch_size))
         n_base = round(options.base_share * options.batch_size)
-        on_policy = self._sampler.rollout(
-            n_policy, temperature=options.temperature, epsilon=options.epsilon, reference=self.base.network
-        )
+        fresh_conditions = self.conditions.draw(n_policy + n_base, self.generator)
+        codes = self.conditions.encode(fresh_conditions)
+        explore = {"temperature": options.temperature, "epsilon": options.epsilon}
+        on_policy = self._sampler.rollout(n_policy, conditions=codes[:n_policy], reference=self.base.network, **explore)
         with torch.no_grad():
             sampled = self.base.sample(n_base, self.generator) if n_base else None
-        self._choose_beta()
-        n_replay = max(0, options.batch_size - n_policy - n_base) if len(self.replay) else 0
-        replayed = self.replay.draw(n_replay, self.base_weight, self.current_beta, self.generator) if n_replay else None
-
-        offline = torch.cat([part.actions for part in (sampled, replayed) if part is not None] or [torch.empty(0)])
+        self._raise_tempering()
+        weighed = self._weigh() if len(self.replay) else None
+        n_replay = max(0, options.batch_size - n_policy - n_base) if weighed else 0
+        replayed, all_codes, all_conditions = None, codes, fresh_conditions
+        if weighed is not None and n_replay:
+            replayed, target = draw(weighed.entries, weighed.log_weights, n_replay, self.generator)
+            all_codes = torch.cat([codes, weighed.codes[target]])
+            all_conditions = Conditions.join([fresh_conditions, weighed.conditions[target]])
         rollouts = [on_policy]
-        if len(offline):
-            explore = {"temperature": options.temperature, "epsilon": options.epsilon}
-            rollouts.append(self.policy.replay(visit(self.space, offline.long()), **explore))
+        offline = [part.actions for part in (sampled, replayed) if part is not None]
+        if offline:
+            visited = visit(self.space, torch.cat(offline))
+            rollouts.append(self.policy.replay(visited, all_codes[n_policy:], **explore))
         rollout = _join(rollouts)
         fresh = self._score(rollout, on_policy, sampled)
-        log_base = torch.cat([fresh.log_base, replayed.log_base]) if replayed is not None else fresh.log_base
-        log_reward = torch.cat([fresh.log_reward, replayed.log_reward]) if replayed is not None else fresh.log_reward
         self.replay.add(fresh)
-        self._remember(rollout.log_drawn[:n_policy], fresh, n_policy)
+        n_own = self.conditions.n_own(n_policy)
+        self.recent.add(replace(fresh[:n_own], log_mixture=rollout.log_drawn[:n_own]))
 
-        log_z = log_mean_exp(self.replay.log_weights(self.base_weight, self.current_beta))
-        loss = self._balance_loss(rollout, log_base, log_reward, log_z)
-        if replayed is not None and options.likelihood_weight:
+        weighed = weighed or self._weigh()
+        estimates = log_mean_exp_rows(weighed.log_weights)
+        entries = fresh if replayed is None else Batch.join([fresh, replayed])
+        loss: Tensor | float = 0.0
+        if self.log_partition is not None:
+            self.log_partition.tempering = self.tempering
+            self.log_partition.observe(weighed.codes, estimates)
+            loss = self.log_partition.loss(self.generator)
+        if n_replay and options.likelihood_weight:
             loss = loss - options.likelihood_weight * rollout.log_prob[-n_replay:].mean()
-        self._descend(loss)
+        balance = self._balance_loss(rollout, entries, all_conditions, all_codes, estimates[0])
+        self._descend(loss + balance)
         self.step += 1
-        share, covered = self._judge(log_z)
-        mean_reward = float(fresh.log_reward[:n_policy].exp().mean())
+        log_z = float(estimates[0])
+        own = self.reward.log_reward(fresh.outcomes[:n_own], replace(self.conditions.own, beta=torch.ones(1)))
+        weights = self._own_weights(self.tempering)
         return StepReport(
-            self.step, self.current_beta, float(loss.detach()), mean_reward, log_z, share, covered, len(self.seen)
+            self.step,
+            self.tempering * float(self.conditions.own.beta),
+            float(balance.detach()),
+            float(own.exp().mean()),
+            log_z,
+            effective_share(weights),
+            math.exp(min(log_mean_exp(weights) - log_z, 10.0)),
+            self.replay.n_evaluated,
+            self.replay.hit_rate,
         )
+
+    def _weigh(self) -> _Weighed:
+        """Weigh replayed entries under a few conditions, the run's own first."""
+        conditions = self.conditions.draw(1 if self.conditions.is_fixed else _ANCHORS, self.generator)
+        entries = self.replay.window(_WEIGHTS // len(conditions), self.generator)
+        log_reward = self.reward.log_reward(entries.outcomes, conditions.tempered(self.tempering).each)
+        log_weights = log_reward + (self.base_weight * entries.log_base - entries.log_mixture)
+        return _Weighed(conditions, self.conditions.encode(conditions), entries, log_weights)
 
     def _score(self, rollout: Rollout, on_policy: Rollout, sampled: Rollout | None) -> Batch:
         """Evaluate base measure and reward of the fresh part of a batch, and the mixture that it was drawn from."""
@@ -191,23 +248,26 @@ class Trainer:
         log_base = on_policy.log_reference
         if sampled is not None:
             log_base = torch.cat([log_base, sampled.log_prob])
-        log_policy = rollout.log_drawn[:n]
-        values = self.reward(self.space.materials(state))
-        log_mixture = log_policy + math.log(n_policy / n)
+        log_mixture = rollout.log_drawn[:n] + math.log(n_policy / n)
         if n_base:
             log_mixture = torch.logaddexp(log_mixture, log_base + math.log(n_base / n))
-        self.seen.update(hash(row) for row in map(tuple, actions.tolist()))
-        return Batch(actions, log_base, values.log_reward, log_mixture)
+        outcomes = self.replay.outcomes_of(
+            actions, lambda rows: self.reward(self.space.materials(state[rows])).outcomes
+        )
+        return Batch(actions, log_base, outcomes, log_mixture)
 
-    def _balance_loss(self, rollout: Rollout, log_base: Tensor, log_reward: Tensor, log_z: float) -> Tensor:
-        tilt = self.current_beta * log_reward
-        tilt = tilt.clamp_min(float(tilt.max()) - _DEEPEST_TILT)
-        log_target = self.base_weight * log_base + tilt
-        trajectories = to_trajectories(self._environment, rollout)
+    def _balance_loss(
+        self, rollout: Rollout, entries: Batch, conditions: Conditions, codes: Tensor, own_log_z: Tensor
+    ) -> Tensor:
+        log_z = own_log_z if self.log_partition is None else self.log_partition(codes).squeeze(1)
+        tilt = self.reward.log_reward(entries.outcomes, conditions.tempered(self.tempering))
+        lowest = log_z + (1 - self.base_weight) * entries.log_base - _DEEPEST_RATIO
+        log_target = self.base_weight * entries.log_base + torch.maximum(tilt, lowest)
+        trajectories = to_trajectories(self._environment, rollout, conditions=codes if codes.shape[1] else None)
         if isinstance(self.gflownet, RelativeTrajectoryBalanceGFlowNet):
-            log_target = log_target - log_base  # the loss adds the base measure itself
-        if hasattr(self.gflownet, "logZ"):
-            self.gflownet.logZ.data.fill_(log_z)
+            log_target = log_target - entries.log_base  # the loss adds the base measure itself
+        if self.log_partition is None and hasattr(self.gflownet, "logZ"):
+            self.gflownet.logZ.data.copy_(own_log_z)
         loss: Tensor = self.gflownet.loss(
             self._environment, trajectories, recalculate_all_logprobs=False, log_rewards=log_target
         )
@@ -229,54 +289,38 @@ class Trainer:
 
     # Judging the policy by its latest samples
 
-    def _remember(self, log_prob: Tensor, fresh: Batch, n_policy: int) -> None:
-        self._recent.append((log_prob, fresh.log_base[:n_policy], fresh.log_reward[:n_policy]))
-        while sum(len(part[0]) for part in self._recent) - len(self._recent[0][0]) >= _RECENT:
-            self._recent.pop(0)
+    def _own_weights(self, tempering: float) -> Tensor:
+        """Return the log importance weights of the latest samples under the run's own condition, float (n,)."""
+        latest = self.recent.contents()
+        log_reward = self.reward.log_reward(latest.outcomes, self.conditions.own.tempered(tempering))
+        return self.base_weight * latest.log_base + log_reward - latest.log_mixture
 
-    def _recent_log_weights(self, beta: float) -> Tensor:
-        log_prob, log_base, log_reward = (torch.cat(parts) for parts in self._recent_columns())
-        return self.base_weight * log_base + beta * log_reward - log_prob
-
-    def _judge(self, log_z: float) -> tuple[float, float]:
-        weights = self._recent_log_weights(self.current_beta)
-        return effective_share(weights), math.exp(min(log_mean_exp(weights) - log_z, 10.0))
-
-    def _choose_beta(self) -> None:
-        """Raise beta to the schedule's floor, and beyond as far as the effective sample size allows."""
+    def _raise_tempering(self) -> None:
+        """Raise the tempering to the schedule's floor, and beyond as far as the effective sample size allows."""
         first, last = self.segment
         rising = max(self.options.annealing * (last - first), 1.0)
-        floor = min(1.0, (self.step - first) / rising) * self.beta
-        self.current_beta = max(self.current_beta, floor)
-        if self.step % 10 or self.current_beta >= self.beta or not self._recent:
+        self.tempering = max(self.tempering, min(1.0, (self.step - first) / rising))
+        if self.step % 10 or self.tempering >= 1 or not len(self.recent):
             return
-        for candidate in torch.linspace(self.current_beta, self.beta, 17)[1:].tolist():
-            if effective_share(self._recent_log_weights(candidate)) < self.options.least_effective_share:
+        for candidate in torch.linspace(self.tempering, 1.0, 17)[1:].tolist():
+            if effective_share(self._own_weights(candidate)) < self.options.least_effective_share:
                 break
-            self.current_beta = candidate
+            self.tempering = candidate
 
     # Checkpoints
 
     def state_dict(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return everything that the next step depends on, as tensors by name and JSON-compatible values."""
-        log_prob, log_base, log_reward = (torch.cat([torch.zeros(0), *parts]) for parts in self._recent_columns())
         tensors = {
             **{f"network.{name}": value for name, value in self.network.state_dict().items()},
             **{f"average.{name}": value for name, value in self.average.state_dict().items()},
-            **{f"gflownet.{name}": value for name, value in self._own_parameters().items()},
+            **{f"gflownet.{name}": value for name, value in self._own_tensors().items()},
             **{f"replay.{name}": value for name, value in self.replay.state_dict().items()},
+            **{f"recent.{name}": value for name, value in self.recent.state_dict().items()},
             **pack_optimizer(self.optimizer),
-            "recent": torch.stack([log_prob, log_base, log_reward]),
-            "seen": torch.tensor(sorted(self.seen), dtype=torch.long),
             "generator": self.generator.get_state(),
         }
-        values = {
-            "step": self.step,
-            "segment": self.segment,
-            "current_beta": self.current_beta,
-            "recent_sizes": [len(part[0]) for part in self._recent],
-        }
-        return tensors, values
+        return tensors, {"step": self.step, "segment": self.segment, "tempering": self.tempering}
 
     def load_state_dict(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
         """Restore what `state_dict` returned."""
@@ -287,35 +331,31 @@ class Trainer:
         self.network.load_state_dict(part("network."))
         self.average.load_state_dict(part("average."))
         for name, value in part("gflownet.").items():
-            self._own_parameters()[name].data.copy_(value)
+            self._own_tensors()[name].copy_(value)
         self.replay.load_state_dict(part("replay."))
+        self.recent.load_state_dict(part("recent."))
         unpack_optimizer(self.optimizer, tensors)
-        sizes = values["recent_sizes"]
-        self._recent = list(zip(*(column.split(sizes) for column in tensors["recent"]), strict=True)) if sizes else []
-        self.seen = set(tensors["seen"].tolist())
         self.generator.set_state(tensors["generator"])
-        self.step, self.current_beta = values["step"], values["current_beta"]
+        self.step, self.tempering = values["step"], values["tempering"]
+        if self.log_partition is not None:
+            self.log_partition.tempering = self.tempering
         self.segment = (values["segment"][0], values["segment"][1])
 
-    def _own_parameters(self) -> dict[str, nn.Parameter]:
-        """Parameters of the loss that are not the policy's."""
-        of_policy = {id(parameter) for parameter in self.network.parameters()}
-        return {name: p for name, p in self.gflownet.named_parameters() if id(p) not in of_policy}
-
-    def _recent_columns(self) -> list[list[Tensor]]:
-        return [[part[column] for part in self._recent] for column in range(3)]
+    def _own_tensors(self) -> dict[str, Tensor]:
+        """Parameters and buffers of the loss that are not the policy's."""
+        of_policy = {value.data_ptr() for value in self.network.state_dict().values()}
+        own = self.gflownet.state_dict()
+        return {name: value for name, value in own.items() if value.data_ptr() not in of_policy}
 
 
-_DEEPEST_TILT = 16.0
-"""Nats below the best reward of a batch at which the target is cut off while training."""
+_DEEPEST_RATIO = 12.0
+"""Nats by which the target may lie below the base measure while training; beyond, it is cut off."""
+_ANCHORS = 8
+"""Conditions under which replayed entries are weighed in a step."""
+_WEIGHTS = 131_072
+"""Most importance weights computed in a step, all conditions together."""
 _RECENT = 4096
-"""Latest policy samples by which the policy is judged."""
-
-
-def _copy(network: PolicyNetwork) -> PolicyNetwork:
-    copy = PolicyNetwork(network.feature_names, network.action_names, network.width, network.depth)
-    copy.load_state_dict(network.state_dict())
-    return copy
+"""Latest policy samples under the run's own condition, by which the policy is judged."""
 
 
 def _join(rollouts: Sequence[Rollout]) -> Rollout:

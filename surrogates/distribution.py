@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -24,8 +24,11 @@ class PropertyDistribution(Protocol):
         """(N,), standard deviation in the property's unit; 0 for an exact property."""
         ...
 
-    def probability_between(self, low: float, high: float) -> Tensor:
-        """Return the probability that the property lies in [low, high], (N,); either end may be infinite."""
+    def probability_between(self, low: float | Tensor, high: float | Tensor) -> Tensor:
+        """Return the probability that the property lies in [low, high], (N,); either end may be infinite.
+
+        The ends of embedded distributions may be tensors too, which are broadcast against N.
+        """
         ...
 
     def quantile(self, level: float) -> Tensor:
@@ -38,10 +41,32 @@ def lower_confidence_bound(distribution: PropertyDistribution, k: float = 1.0) -
     return distribution.mean - k * distribution.std
 
 
-def check_window(low: float, high: float) -> None:
-    """Raise a ValueError unless low <= high and neither is NaN."""
-    if not low <= high:
+def check_window(low: float | Tensor, high: float | Tensor) -> None:
+    """Raise a ValueError unless low <= high and neither is NaN, everywhere."""
+    if isinstance(low, Tensor) or isinstance(high, Tensor):
+        if not bool((torch.as_tensor(low) <= torch.as_tensor(high)).all()):
+            raise ValueError("window: low must not exceed high, but does so somewhere in the batch")
+    elif not low <= high:
         raise ValueError(f"window: low must not exceed high, not [{low:g}, {high:g}]")
+
+
+def distribution_parameters(distribution: PropertyDistribution) -> Tensor:
+    """Return all that a distribution consists of, (N, p), from which `from_parameters` makes it again.
+
+    Raises:
+        ValueError: It is not a dataclass of tensors (N,), as the embedded ones are.
+    """
+    values: list[object] = (
+        [getattr(distribution, f.name) for f in fields(distribution)] if is_dataclass(distribution) else []
+    )
+    if not values or not all(isinstance(value, Tensor) and value.ndim == 1 for value in values):
+        raise ValueError(f"{type(distribution).__name__} is not a dataclass of tensors (N,), as is needed here")
+    return torch.stack([value for value in values if isinstance(value, Tensor)], dim=1)
+
+
+def from_parameters(kind: type[PropertyDistribution], parameters: Tensor) -> PropertyDistribution:
+    """Return the distribution of a kind with given parameters, (N, p)."""
+    return kind(*parameters.unbind(-1))
 
 
 def check_level(level: float) -> None:
@@ -62,7 +87,7 @@ class ExactDistribution:
         """Zeros, (N,)."""
         return torch.zeros_like(self.mean)
 
-    def probability_between(self, low: float, high: float) -> Tensor:
+    def probability_between(self, low: float | Tensor, high: float | Tensor) -> Tensor:
         """Return 1 where low <= value <= high, else 0, (N,)."""
         check_window(low, high)
         return ((self.mean >= low) & (self.mean <= high)).to(self.mean.dtype)
@@ -83,7 +108,7 @@ class GaussianDistribution:
     std: Tensor
     """(N,), not negative."""
 
-    def probability_between(self, low: float, high: float) -> Tensor:
+    def probability_between(self, low: float | Tensor, high: float | Tensor) -> Tensor:
         """Return the probability of [low, high], (N,)."""
         check_window(low, high)
         return normal_probability(self.mean, self.std, low, high)
@@ -119,14 +144,14 @@ class BandGapDistribution:
         p = self.p_gapped
         return (p * self.gap_std.square() + p * (1 - p) * self.gap_mean.square()).sqrt()
 
-    def probability_between(self, low: float, high: float) -> Tensor:
+    def probability_between(self, low: float | Tensor, high: float | Tensor) -> Tensor:
         """Return the probability that low <= gap <= high, (N,); metals count when low <= 0 <= high."""
         check_window(low, high)
-        if high < 0:
-            return torch.zeros_like(self.gap_mean)
+        low, high = (torch.as_tensor(end, dtype=self.gap_mean.dtype) for end in (low, high))
         includes_metals = low <= 0
-        gapped = normal_probability(self.gap_mean, self.gap_std, -math.inf if includes_metals else low, high)
-        return self.p_gapped * gapped + (1 - self.p_gapped if includes_metals else 0.0)
+        from_below = torch.where(includes_metals, -math.inf, low)
+        gapped = self.p_gapped * normal_probability(self.gap_mean, self.gap_std, from_below, high)
+        return torch.where(high < 0, 0.0, torch.where(includes_metals, gapped + (1 - self.p_gapped), gapped))
 
     def quantile(self, level: float) -> Tensor:
         """Return the quantile at `level`, eV, (N,); 0 where the metal is at least that probable."""
@@ -137,7 +162,7 @@ class BandGapDistribution:
         return torch.where(share > 0, gap.clamp_min(0.0), torch.zeros_like(gap))
 
 
-def normal_probability(mean: Tensor, std: Tensor, low: float, high: float) -> Tensor:
+def normal_probability(mean: Tensor, std: Tensor, low: float | Tensor, high: float | Tensor) -> Tensor:
     """Return P(low <= x <= high) of normal distributions, (N,); accurate in the tails and for std 0."""
     scale = std.clamp_min(1e-12)
     # Reflect so that both ends lie in the lower tail, where ndtr keeps its relative accuracy.

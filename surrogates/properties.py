@@ -102,6 +102,11 @@ PROPERTIES: Mapping[str, Property] = MappingProxyType(
 """The embedded properties by name."""
 
 
+def column_of(name: str) -> str:
+    """Return the column of a property in result tables; a property of your own has its name."""
+    return PROPERTIES[name].column if name in PROPERTIES else name
+
+
 @dataclass(frozen=True, eq=False)
 class SurrogateProperty:
     """A `Surrogate` object as the source of one property."""

@@ -40,7 +40,7 @@ def assert_equal_agents(one: DesignAgent, other: DesignAgent) -> None:
     assert one.sample(20).equals(other.sample(20))
     assert one.sample(20, corrected=True).equals(other.sample(20, corrected=True))
     assert one.coverage(64) == other.coverage(64)
-    assert one.trainer.seen == other.trainer.seen
+    assert one.trainer.replay.n_evaluated == other.trainer.replay.n_evaluated
 
 
 @pytest.mark.parametrize("loss", ["tb", "subtb", "lpv", "rtb"])
@@ -194,7 +194,9 @@ def test_a_description_without_a_part(path: Path, missing: str) -> None:
     refuse(path, "does not fit this version of MatSmith", reward=None if missing == "reward" else crc_reward)
 
 
-@pytest.mark.parametrize("missing", ["network.input.weight", "generator", "recent", "replay.log_base", "seen"])
+@pytest.mark.parametrize(
+    "missing", ["network.input.weight", "generator", "recent.actions", "replay.log_base", "replay.counts"]
+)
 def test_tensors_that_are_missing(path: Path, missing: str) -> None:
     tensors, description = load_file(path), read_tensors(path, "agent")[1]
     del tensors[missing]

@@ -153,7 +153,7 @@ def test_a_run_leaves_everything_and_its_configuration_runs_again(
     names = {path.name for path in (folder / "run").iterdir()}
     assert names == {
         "config.yaml", "environment.json", "metrics.jsonl", "coverage.json", "support.json", "candidates.csv",
-        "report.html", "checkpoints", "tb",
+        "front.csv", "front.json", "known.csv", "report.html", "checkpoints", "tb",
     }  # fmt: skip
     candidates = pd.read_csv(folder / "run" / "candidates.csv", keep_default_na=False)
     assert candidates["rank"].tolist() == list(range(1, 16))

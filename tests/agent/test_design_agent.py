@@ -120,7 +120,7 @@ def test_replay_weights_are_those_of_the_mixture_that_was_drawn_from() -> None:
     expected = torch.logaddexp(policy + math.log(32 / 48), base + math.log(16 / 48))
     assert entries.log_mixture == pytest.approx(expected, abs=1e-3)
     rewards = crc_reward(agent.space.decode(agent.space.replay(entries.actions)))
-    assert entries.log_reward == pytest.approx(torch.tensor(rewards).log(), abs=1e-5)
+    assert entries.outcomes[:, 0] == pytest.approx(torch.tensor(rewards).log(), abs=1e-5)
 
 
 def test_beta_rises_to_its_final_value() -> None:
@@ -291,14 +291,14 @@ def interruptible() -> Iterator[None]:
 @pytest.mark.usefixtures("interruptible")
 def test_an_interruption_waits_for_the_end_of_the_step() -> None:
     agent, twin = small_agent(), small_agent()
-    evaluate = agent.trainer.reward
+    evaluate = agent.reward.function  # type: ignore[union-attr]
 
     def impatient(materials: Any) -> Any:
         if agent.trainer.step == 3 and not agent.history[3:]:
             os.kill(os.getpid(), signal.SIGINT)
         return evaluate(materials)
 
-    agent.trainer.reward = impatient  # type: ignore[assignment]
+    agent.reward.function = impatient  # type: ignore[union-attr]
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
         agent.train(6, progress=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -178,3 +179,53 @@ def test_transfer_within_one_space_changes_nothing() -> None:
     policy = random_policy(space)
     same = Policy(space, policy.network.transfer(space.feature_names, space.action_names))
     assert torch.equal(log_distribution(same), log_distribution(policy))
+
+
+# Conditions
+
+
+def conditioned_network(space: CompositionSpace, seed: int = 0) -> PolicyNetwork:
+    """A network whose policy differs from condition to condition."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = random_network(space, seed).conditioned([f"c{i}" for i in range(5)])
+        assert network.condition is not None
+        torch.nn.init.normal_(network.condition[2].weight, std=0.2)
+    return network.requires_grad_(False)
+
+
+CODES = torch.tensor([[0.0, 0, 0, 0, 0], [1, 0, 0, 0, 0], [1, 1, 0.5, 0, 0], [0, 0, 0, 1, 1]])
+
+
+def test_every_condition_has_a_policy_of_its_own(space: CompositionSpace) -> None:
+    network, distributions = conditioned_network(space), []
+    for code in CODES:
+        policy = Policy(space, network, code[None])
+        distributions.append(log_distribution(policy).double().exp())
+        assert float(distributions[-1].sum()) == pytest.approx(1.0, abs=1e-5)
+        counts = frequencies(space, space.decode(policy.sample_many(N, generator()).state))
+        assert chi_square_p(counts, log_distribution(policy)) > 0.001
+    for one, other in pairwise(distributions):
+        assert float((one - other).abs().sum()) > 0.05
+
+
+def test_conditions_of_a_batch_are_those_of_its_rows(space: CompositionSpace) -> None:
+    network = conditioned_network(space)
+    policy, row = Policy(space, network), torch.arange(200) % 4
+    rollout = policy.sample(200, generator(), conditions=CODES[row], temperature=1.3)
+    for number in range(4):
+        alone = Policy(space, network, CODES[number : number + 1])
+        mine = rollout.actions[row == number]
+        assert rollout.log_prob[row == number] == pytest.approx(alone.log_prob(mine), abs=1e-5)
+        again = policy.replay(visit(space, rollout.actions), CODES[row], temperature=1.3)
+        assert again.log_prob == pytest.approx(rollout.log_prob, abs=1e-5)
+        assert again.log_exploring == pytest.approx(rollout.log_exploring, abs=1e-4)
+
+
+def test_a_network_that_learns_conditions_starts_as_it_was(space: CompositionSpace) -> None:
+    plain = random_network(space)
+    conditioned = plain.conditioned(["a", "b"])
+    expected = log_distribution(Policy(space, plain))
+    for code in ([0.0, 0.0], [1.0, 0.3]):
+        assert log_distribution(Policy(space, conditioned, torch.tensor([code]))) == pytest.approx(expected, abs=1e-6)
+    assert plain.conditioned(()).condition is None

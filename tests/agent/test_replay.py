@@ -5,20 +5,27 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy.special import logsumexp
 from scipy.stats import chisquare
+from torch import Tensor
 
-from agent.replay import Batch, Replay, effective_share, log_mean_exp
+from agent.replay import Batch, Replay, draw, effective_share, log_mean_exp, log_mean_exp_rows
 
 
 def batch(first: int, n: int) -> Batch:
     """n entries whose numbers all tell which one it is."""
     number = torch.arange(first, first + n)
-    return Batch(number[:, None].repeat(1, 3), number / 10.0, number / 100.0, number / 7.0)
+    return Batch(number[:, None].repeat(1, 3), number / 10.0, outcomes_of(number[:, None]), number / 7.0)
+
+
+def outcomes_of(actions: Tensor) -> Tensor:
+    return torch.stack([actions[:, 0] / 100.0, -actions[:, 0] / 3.0], dim=1)
 
 
 def test_the_ring_keeps_the_latest_entries() -> None:
-    replay = Replay(capacity=10, max_steps=3)
+    replay = Replay(capacity=10, max_steps=3, n_outcomes=2)
     kept: list[int] = []
     for first, n in ((0, 4), (4, 4), (8, 4), (12, 1), (13, 9), (22, 10)):
         replay.add(batch(first, n))
@@ -29,45 +36,92 @@ def test_the_ring_keeps_the_latest_entries() -> None:
         assert (contents.actions == contents.actions[:, :1]).all()  # rows stay together
         number = contents.actions[:, 0]
         assert torch.equal(contents.log_base, number / 10.0)
-        assert torch.equal(contents.log_reward, number / 100.0)
+        assert torch.equal(contents.outcomes, outcomes_of(number[:, None]))
         assert torch.equal(contents.log_mixture, number / 7.0)
 
 
-def test_weights_are_target_over_mixture() -> None:
-    replay = Replay(8, 3)
-    replay.add(batch(1, 5))
-    number = np.arange(1, 6)
-    expected = 0.5 * number / 10 + 3.0 * number / 100 - number / 7
-    assert replay.log_weights(0.5, 3.0).numpy() == pytest.approx(expected, abs=1e-6)
-    assert replay.contents().log_target(0.0, 2.0).numpy() == pytest.approx(number / 50, abs=1e-6)
-
-
 def test_entries_are_drawn_in_proportion_to_their_weights() -> None:
-    replay = Replay(16, 3)
-    replay.add(batch(0, 12))
-    drawn = replay.draw(6000, 1.0, 20.0, torch.Generator().manual_seed(0))
-    weights = np.exp(replay.log_weights(1.0, 20.0).double().numpy())
-    counts = np.bincount(drawn.actions[:, 0].numpy(), minlength=12)
-    assert chisquare(counts, 6000 * weights / weights.sum()).pvalue > 0.001
+    entries = batch(0, 12)
+    log_weights = torch.stack([torch.linspace(0, 3, 12), torch.linspace(1, -4, 12), torch.zeros(12)])
+    drawn, target = draw(entries, log_weights, 18_000, torch.Generator().manual_seed(0))
+    assert torch.bincount(target).tolist() == [6000, 6000, 6000]
+    for number, row in enumerate(log_weights.double().numpy()):
+        counts = np.bincount(drawn.actions[target == number, 0].numpy(), minlength=12)
+        assert chisquare(counts, 6000 * np.exp(row) / np.exp(row).sum()).pvalue > 0.001
     assert torch.equal(drawn.log_base, drawn.actions[:, 0] / 10.0)
+    assert torch.equal(drawn.outcomes, outcomes_of(drawn.actions))
     assert torch.equal(drawn.log_mixture, drawn.actions[:, 0] / 7.0)
 
 
 def test_extreme_weights_leave_one_entry() -> None:
-    replay = Replay(16, 3)
-    replay.add(batch(0, 12))
-    drawn = replay.draw(100, 0.0, 1e6, torch.Generator().manual_seed(0))
+    log_weights = 1e6 * torch.arange(12.0)[None]
+    drawn, _ = draw(batch(0, 12), log_weights, 100, torch.Generator().manual_seed(0))
     assert set(drawn.actions[:, 0].tolist()) == {11}
 
 
+def test_fewer_draws_than_targets() -> None:
+    drawn, target = draw(batch(0, 12), torch.zeros(8, 12), 3, torch.Generator().manual_seed(0))
+    assert target.tolist() == [0, 1, 2]
+    assert len(drawn.actions) == 3
+
+
+def test_a_window_is_a_run_of_neighbours_that_starts_anywhere() -> None:
+    replay, generator = Replay(10, 3, 2), torch.Generator().manual_seed(0)
+    replay.add(batch(0, 8))
+    assert torch.equal(replay.window(8, generator).log_base, replay.contents().log_base)
+    first = set()
+    for _ in range(200):
+        window = replay.window(3, generator)
+        number = window.actions[:, 0]
+        assert ((number.diff() - 1) % 8 == 0).all()
+        assert torch.equal(window.outcomes, outcomes_of(window.actions))
+        first.add(int(number[0]))
+    assert first == set(range(8))
+
+
 def test_a_restored_ring_goes_on_where_it_was() -> None:
-    one, other = Replay(10, 3), Replay(10, 3)
-    one.add(batch(0, 13))
+    one, other = Replay(10, 3, 2), Replay(10, 3, 2)
+    one.add(batch(0, 7))
+    one.add(batch(7, 6))
+    one.outcomes_of(batch(11, 4).actions, lambda rows: outcomes_of(batch(11, 4).actions[rows]))
     other.load_state_dict(one.state_dict())
-    for replay in (one, other):
+    asked: list[list[int]] = [[], []]
+    for number, replay in enumerate((one, other)):
         replay.add(batch(13, 5))
-    for name in ("actions", "log_base", "log_reward", "log_mixture"):
+        actions = batch(6, 10).actions
+        replay.outcomes_of(
+            actions, lambda rows, n=number, a=actions: asked[n].extend(rows.tolist()) or outcomes_of(a[rows])
+        )
+    for name in ("actions", "log_base", "outcomes", "log_mixture"):
         assert torch.equal(getattr(one.contents(), name), getattr(other.contents(), name))
+    assert asked[0] == asked[1]
+    assert (one.n_requested, one.n_evaluated) == (other.n_requested, other.n_evaluated)
+
+
+# The cache
+
+
+@given(st.lists(st.lists(st.integers(0, 6), min_size=1, max_size=6), min_size=1, max_size=8), st.integers(6, 20))
+def test_no_reward_is_computed_twice_while_the_ring_holds_the_material(batches: list[list[int]], capacity: int) -> None:
+    replay = Replay(capacity, 3, 2)
+    ring: list[int] = []
+    n_requested = n_evaluated = 0
+    for numbers in batches:
+        actions = torch.tensor(numbers)[:, None].repeat(1, 3)
+        computed: list[int] = []
+
+        def evaluate(rows: Tensor, actions: Tensor = actions, computed: list[int] = computed) -> Tensor:
+            computed.extend(actions[rows, 0].tolist())
+            return outcomes_of(actions[rows])
+
+        outcomes = replay.outcomes_of(actions, evaluate)
+        assert torch.equal(outcomes, outcomes_of(actions))
+        assert sorted(computed) == sorted(set(numbers) - set(ring))
+        replay.add(Batch(actions, torch.zeros(len(numbers)), outcomes, torch.zeros(len(numbers))))
+        ring = [*ring, *numbers][-capacity:]
+        n_requested, n_evaluated = n_requested + len(numbers), n_evaluated + len(computed)
+        assert (replay.n_requested, replay.n_evaluated) == (n_requested, n_evaluated)
+    assert replay.hit_rate == pytest.approx(1 - n_evaluated / n_requested)
 
 
 @pytest.mark.parametrize("offset", [0.0, 1e4, -1e4])
@@ -76,6 +130,8 @@ def test_log_mean_exp_is_numpys(offset: float) -> None:
     expected = logsumexp(values) - np.log(50)
     assert log_mean_exp(torch.tensor(values)) == pytest.approx(expected, abs=1e-9)
     assert log_mean_exp(torch.zeros(0)) == -np.inf
+    rows = torch.tensor(np.stack([values, values[::-1] + 3]))
+    assert log_mean_exp_rows(rows).tolist() == pytest.approx([expected, expected + 3], rel=1e-6, abs=1e-4)
 
 
 def test_effective_share_is_kongs() -> None:

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 
 from agent import Objective, Reward
+from agent.condition_options import ConditionOptions
+from agent.conditions import Conditions, ConditionSpace
 from agent.design_agent import check_reward, property_columns
 from agent.reward import FunctionReward, as_reward, scalarize
 from surrogates import Prediction
@@ -222,3 +224,116 @@ def test_a_reward_too_small_to_tell_values_apart_is_refused_at_the_check() -> No
 def test_a_reward_is_wrapped_once() -> None:
     wrapped = as_reward(lambda materials: [1.0] * len(materials))
     assert as_reward(wrapped) is wrapped
+
+
+# Conditions
+
+
+def conditioned_reward() -> Reward:
+    return Reward(
+        [
+            Objective("band_gap", "window", 1.0, 2.0, target_range=(0.5, 3.0)),
+            Objective("supply_risk", "minimize", 1000, 5000),
+            Objective("formation_energy", "window", -2.0, -1.0, target_range=(-3.0, 0.0)),
+        ],
+        constraints=[Objective("electronegativity_difference", low=1.0), Objective("band_gap", low=0.1)],
+    )
+
+
+def some_conditions(n: int, k: int = 2) -> Conditions:
+    generator = torch.Generator().manual_seed(1)
+    preference = torch.rand(n, 3, generator=generator)
+    target = torch.tensor([0.5, -3.0]) + torch.tensor([2.5, 3.0]) * torch.rand(n, 2, generator=generator)
+    preference = preference / preference.sum(1, keepdim=True)
+    return Conditions(preference, 1 + 20 * torch.rand(n, generator=generator), target[:, :k])
+
+
+def test_outcomes_give_the_reward_under_any_condition() -> None:
+    """Against rewards made for each condition: windows moved by hand, weights given, constraints multiplied."""
+    reward, conditions = conditioned_reward(), some_conditions(6)
+    materials = ["ZnS", "Na2S", "TiO2", "GaN", "Cu2O", "FeS2"]
+    outcomes = reward(materials).outcomes
+    pairs = reward.log_reward(outcomes, conditions.each)
+    assert pairs.shape == (6, 6)
+    assert torch.allclose(reward.log_reward(outcomes, conditions), pairs.diagonal(), atol=1e-5)
+    assert torch.allclose(reward.log_reward(outcomes, conditions[2:3]), pairs[2], atol=1e-5)
+    for row in range(6):
+        weights, (gap, energy) = conditions.preference[row].tolist(), conditions.target[row].tolist()
+        by_hand = Reward(
+            [
+                Objective("band_gap", "window", gap - 0.5, gap + 0.5, weight=weights[0]),
+                Objective("supply_risk", "minimize", 1000, 5000, weight=weights[1]),
+                Objective("formation_energy", "window", energy - 0.5, energy + 0.5, weight=weights[2]),
+            ]
+        )
+        predicted = reward.predict(materials)
+        feasible = predicted["electronegativity_difference"].probability_between(1.0, math.inf).clamp_min(1e-6)
+        feasible = feasible * predicted["band_gap"].probability_between(0.1, math.inf)
+        expected = conditions.beta[row] * by_hand(materials).log_reward + feasible.log()
+        assert torch.allclose(pairs[row], expected, atol=1e-4)
+        values = reward(materials, conditions[row : row + 1])
+        assert torch.allclose(values.log_reward, by_hand(materials).log_reward + feasible.log(), atol=1e-4)
+        for name, utility in by_hand(materials).utilities.items():
+            assert torch.allclose(values.utilities[name], utility, atol=1e-5)
+        assert values.feasibility is not None and torch.allclose(values.feasibility, feasible, atol=1e-5)
+
+
+def test_the_own_condition_is_the_objectives_weights_and_windows() -> None:
+    reward = conditioned_reward()
+    own = ConditionSpace(reward.objectives, 1.0, ConditionOptions()).own
+    values = reward(MATERIALS)
+    assert torch.allclose(values.log_reward, reward.log_reward(values.outcomes, own), atol=1e-6)
+
+
+def test_a_function_knows_beta_only() -> None:
+    reward = as_reward(lambda materials: [2.0] * len(materials))
+    asked = Conditions(torch.zeros(2, 0), torch.tensor([3.0, 5.0]), torch.zeros(2, 0))
+    outcomes = reward(MATERIALS).outcomes
+    assert reward.log_reward(outcomes, asked.each).tolist() == [
+        pytest.approx([3 * math.log(2)] * 3),
+        pytest.approx([5 * math.log(2)] * 3),
+    ]
+
+
+def test_a_constraint_holds_whatever_the_preference() -> None:
+    free = Reward([Objective("supply_risk", "minimize", 1000, 5000)])
+    bound = Reward(list(free.objectives), constraints=[Objective("toxicity", high=0.1)])
+    materials = ["NaCl", "PbO"]
+    difference = bound(materials).log_reward - free(materials).log_reward
+    assert difference.tolist() == [0.0, pytest.approx(math.log(1e-6), rel=1e-5)]
+    assert free(materials).feasibility is None
+
+
+@pytest.mark.parametrize(
+    ("constraints", "message"),
+    [
+        ([Objective("toxicity", "minimize", 0, 1)], "constraints: 'toxicity' must be a window without target_range"),
+        ([Objective("band_gap", low=1, high=2, target_range=(1, 2))], "must be a window without target_range"),
+        ([Objective("toxicity", high=1.0)] * 2, "constraints: the property 'toxicity' occurs more than once"),
+        ([Objective("band_gap", low=1, model=Model())], "'band_gap' has another model than the objective"),
+        ([Objective("bandgap", low=1)], "unknown property 'bandgap'"),
+    ],
+)
+def test_a_wrong_constraint_is_named(constraints: list[Objective], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Reward([Objective("band_gap", low=1.0)], constraints=constraints)
+
+
+def test_a_distribution_that_cannot_be_taken_apart_has_no_target_range() -> None:
+    class Opaque:
+        mean = std = torch.ones(3)
+
+        def probability_between(self, low: float, high: float) -> Tensor:
+            return torch.ones(3)
+
+    class WithDistribution(Model):
+        def distribution(self, materials: Sequence[str]) -> Opaque:
+            return Opaque()
+
+    reward = Reward([Objective("letters", "window", 1, 2, target_range=(0, 9), model=WithDistribution())])
+    with pytest.raises(ValueError, match="objective 'letters': target_range: Opaque is not a dataclass of tensors"):
+        reward(MATERIALS)
+    assert (
+        Reward([Objective("letters", "window", 1, 2, model=WithDistribution())])(MATERIALS).utilities["letters"].sum()
+        == 3
+    )

@@ -13,7 +13,7 @@ from agent.trainer import StepReport
 
 
 def report(step: int) -> StepReport:
-    return StepReport(step, 1.0, 0.5, 0.25, -1.0, 0.9, 1.0, 10 * step)
+    return StepReport(step, 1.0, 0.5, 0.25, -1.0, 0.9, 1.0, 10 * step, 0.5)
 
 
 def steps_in(folder: Path) -> list[int]:
