@@ -16,10 +16,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from agent import report_figures as figures
-from agent.report_figures import MINUS, NO_VALUE, Quantity
+from agent.report_figures import MINUS, NO_VALUE, Quantity, numbers
+from agent.report_front import FRONT_FILES, MOST_POINTS, Front, trade_offs
 
 TABLE_ROWS = 200
 """Candidates in the table of the report; candidates.csv has all."""
@@ -32,8 +33,6 @@ _UNITS = {
     "eV_per_atom": "eV/atom", "meV_per_atom": "meV/atom", "eV": "eV", "meV": "meV", "GPa": "GPa", "K": "K",
     "g_per_cm3": "g/cm³", "A3_per_atom": "Å³/atom", "A": "Å", "uV_per_K": "µV/K", "percent": "%",
 }  # fmt: skip
-_CHARGE = re.compile(r"^([A-Z][a-z]?)(\d*)([+-])$")
-_FORMULA = re.compile(r"(?:[A-Z][a-z]?[\d.]*|[()\[\]]\d*)+")
 _MONOTONE = re.compile(r"(minimize|maximize) between (\S+) and (\S+)$")
 
 
@@ -49,6 +48,8 @@ class _Run:
     environment: dict[str, Any]
     metrics: list[dict[str, Any]]
     config: str
+    front: Front | None
+    """None when the run left no file of a front: it has one objective, or is an old one."""
     missing: dict[str, str]
 
 
@@ -102,6 +103,15 @@ def _read_run(run: Path) -> _Run:
             return {}
         return described
 
+    def table_of(name: str, column: str) -> pd.DataFrame:
+        try:
+            return _read_table(run / name, column)
+        except FileNotFoundError:
+            missing[name] = f"{name} is missing from the run folder."
+        except ValueError as error:
+            missing[name] = f"{name} cannot be read ({error})."
+        return pd.DataFrame({column: []}, dtype=str)
+
     metrics, n_unreadable = [], 0
     for line in text_of("metrics.jsonl").splitlines():
         try:
@@ -114,31 +124,36 @@ def _read_run(run: Path) -> _Run:
             n_unreadable += 1
     if n_unreadable:
         missing["metrics.jsonl"] = f"{n_unreadable} unreadable line(s) of metrics.jsonl left out."
+    front = None
+    if any((run / name).exists() for name in FRONT_FILES):
+        front = Front(table_of("front.csv", "material"), table_of("known.csv", "formula"), object_of("front.json"))
     return _Run(
         run.resolve().name, candidates, object_of("support.json"), object_of("coverage.json"),
-        object_of("environment.json"), metrics, text_of("config.yaml"), missing,
+        object_of("environment.json"), metrics, text_of("config.yaml"), front, missing,
     )  # fmt: skip
 
 
 def _read_candidates(path: Path) -> pd.DataFrame:
     expected = "expected the candidates of a run: a CSV file with a formula column"
+    try:
+        return _read_table(path, "formula")
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such file ({expected})") from None
+    except ValueError as error:
+        raise ValueError(f"{path}: {error} ({expected})") from None
+
+
+def _read_table(path: Path, column: str) -> pd.DataFrame:
+    """Return a CSV file as text, which must have a column; as text, since pandas takes the formula NaN for no value."""
     if not path.is_file():
-        raise ValueError(f"{path}: no such file ({expected})")
-    try:  # as text, since pandas takes the formula NaN for a missing value
+        raise FileNotFoundError(path)
+    try:
         frame = pd.read_csv(path, dtype=str, keep_default_na=False, na_filter=False)
     except (ValueError, OSError) as error:
-        raise ValueError(f"{path}: not a readable CSV file ({str(error).splitlines()[0]}; {expected})") from None
-    if "formula" not in frame.columns:
-        raise ValueError(f"{path}: no column 'formula' among {', '.join(map(str, frame.columns))} ({expected})")
+        raise ValueError(f"not a readable CSV file: {str(error).splitlines()[0]}") from None
+    if column not in frame.columns:
+        raise ValueError(f"no column {column!r} among {', '.join(map(str, frame.columns))}")
     return frame.fillna("")
-
-
-def _numbers(frame: pd.DataFrame, column: str | None) -> figures.FloatArray:
-    """Return a column as float (N,); NaN where it holds no finite number, or when there is no such column."""
-    if column is None or column not in frame.columns:
-        return np.full(len(frame), np.nan)
-    values = pd.to_numeric(frame[column], errors="coerce").to_numpy(dtype=np.float64)
-    return np.where(np.isfinite(values), values, np.nan)
 
 
 def _texts(frame: pd.DataFrame, column: str) -> list[str]:
@@ -150,11 +165,10 @@ def _objectives(support: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [item for item in described if isinstance(item, dict)] if isinstance(described, list) else []
 
 
-def _quantities(run: _Run) -> list[Quantity]:
+def _quantities(frame: pd.DataFrame, objectives: list[dict[str, Any]]) -> list[Quantity]:
     """Return the properties among the columns: those with a spread or a utility, objectives first."""
-    frame = run.candidates
     columns = [str(column) for column in frame.columns]
-    stated = {str(item.get("property")): item for item in _objectives(run.support)}
+    stated = {str(item.get("property")): item for item in objectives}
     useful = [column.removeprefix("utility_") for column in columns if column.startswith("utility_")]
     found: dict[str, Quantity] = {}
     for column in columns:
@@ -169,9 +183,9 @@ def _quantities(run: _Run) -> list[Quantity]:
         found[name] = Quantity(
             name,
             unit or str(objective.get("unit") or ""),
-            _numbers(frame, column),
-            _numbers(frame, spread),
-            _numbers(frame, f"utility_{name}") if name in useful else None,
+            numbers(frame, column),
+            numbers(frame, spread),
+            numbers(frame, f"utility_{name}") if name in useful else None,
             _window(text),
             next((f"{word} is better" for goal, word in _BETTER.items() if f" {goal} " in text), ""),
         )
@@ -236,11 +250,11 @@ def _novel(frame: pd.DataFrame) -> figures.BoolArray | None:
 
 def _table_rows(run: _Run, quantities: list[Quantity]) -> list[dict[str, Any]]:
     frame = run.candidates.head(TABLE_ROWS)
-    numbers = {name: _numbers(frame, name) for name in ("rank", "reward", "nearest_distance", "training_distance")}
+    columns = {name: numbers(frame, name) for name in ("rank", "reward", "nearest_distance", "training_distance")}
     texts = {name: _texts(frame, name) for name in ("formula", "oxidation_states", "nearest_known", "rung")}
     novel = _novel(frame)
     return [
-        {name: column[i] for name, column in (texts | numbers).items()}
+        {name: column[i] for name, column in (texts | columns).items()}
         | {"novel": None if novel is None else bool(novel[i])}
         | {"predictions": [quantity.at(i) for quantity in quantities]}
         for i in range(len(frame))
@@ -250,14 +264,15 @@ def _table_rows(run: _Run, quantities: list[Quantity]) -> list[dict[str, Any]]:
 def _draw(run: _Run, quantities: list[Quantity], groups: list[figures.Group]) -> dict[str, figures.Figure]:
     """Return the figures by the id of their place in the page."""
     drawn: dict[str, figures.Figure] = {}
-    measured = [quantity for quantity in quantities if np.isfinite(quantity.values).any()]
+    measured = [quantity for quantity in quantities if np.isfinite(quantity.means).any()]
     frame = run.candidates
     if measured:
-        x, y = [*measured, Quantity("reward", "", _numbers(frame, "reward"), _numbers(frame, None))][:2]
-        hover = figures.hover_texts(_texts(frame, "formula"), measured, _texts(frame, "nearest_known"))
+        x, y = [*measured, Quantity("reward", "", numbers(frame, "reward"), numbers(frame, None))][:2]
+        nearest = [text and f"nearest known: {text}" for text in _texts(frame, "nearest_known")]
+        hover = figures.hover_texts(_texts(frame, "formula"), measured, nearest)
         drawn["scatter"] = figures.scatter(x, y, groups, hover)
     for i, quantity in enumerate(quantities):
-        if np.isfinite(quantity.values).any():
+        if np.isfinite(quantity.means).any():
             drawn[f"histogram-{i}"] = figures.histogram(quantity, groups)
     for key in ("mean_reward", "effective_share", "covered", "beta"):
         curve = figures.training_curve(
@@ -289,41 +304,20 @@ def _duration(seconds: object) -> str:
     if number is None:
         return NO_VALUE
     minutes, rest = divmod(round(number), 60)
-    return (
-        f"{minutes // 60} h {minutes % 60} min"
-        if minutes >= 60
-        else f"{minutes} min {rest} s"
-        if minutes
-        else f"{rest} s"
-    )
-
-
-def _formulas_in_text(text: str) -> Markup:
-    """Give the words of a text that are formulas with numbers their subscripts; escape everything."""
-    words = (
-        figures.formula_html(word)
-        if _FORMULA.fullmatch(word.strip("(),;:")) and re.search(r"\d", word)
-        else escape(word)
-        for word in text.split()
-    )
-    return Markup(" ").join(Markup(word) for word in words)
-
-
-def _charges(text: str) -> Markup:
-    """Write "Sr2+ O2-" with superscripts; escape everything."""
-    ions = (_CHARGE.match(word) or word for word in text.split())
-    return Markup(" ").join(
-        escape(ion) if isinstance(ion, str)
-        else Markup("{}<sup>{}{}</sup>").format(ion[1], ion[2], ion[3].replace("-", MINUS))
-        for ion in ions
-    )  # fmt: skip
+    if minutes >= 60:
+        return f"{minutes // 60} h {minutes % 60} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 def _render(run: _Run) -> str:
     from jinja2 import Environment
     from plotly.offline import get_plotlyjs
 
-    quantities = _quantities(run)
+    objectives = _objectives(run.support)
+    quantities = _quantities(run.candidates, objectives)
+    front = None
+    if run.front is not None:
+        front = trade_offs(run.front, *(_quantities(f, objectives) for f in (run.front.materials, run.front.known)))
     stated_warnings = run.support.get("warnings")
     novel = _novel(run.candidates)
     groups = figures.novelty_groups(novel, len(run.candidates))
@@ -339,14 +333,15 @@ def _render(run: _Run) -> str:
         "wish": _wish,
         "with_spread": figures.with_spread,
         "formula": lambda text: Markup(figures.formula_html(text)),
-        "formulas": _formulas_in_text,
-        "charges": _charges,
+        "formulas": figures.formulas_in_text,
+        "charges": figures.charges,
+        "words": figures.property_words,
         "hash": lambda text: base64.b64encode(hashlib.sha256(str(text).encode()).digest()).decode(),
     }
     template = resources.files("agent.data").joinpath("report.html.jinja").read_text(encoding="utf-8")
     return environment.from_string(template).render(
         run=run,
-        objectives=_objectives(run.support),
+        objectives=objectives,
         stated_warnings=stated_warnings if isinstance(stated_warnings, list) else [],
         formulas=formulas,
         share_novel=None if novel is None or not len(novel) else float(novel.mean()),
@@ -355,8 +350,10 @@ def _render(run: _Run) -> str:
         rungs=sorted({rung for rung in _texts(run.candidates, "rung") if rung}),
         stability=[q.label for q in quantities if re.search("formation|hull|stability|decomposition", q.name)],
         elements=figures.element_cells(formulas),
-        figures=_draw(run, quantities, groups),
+        front=front,
+        figures=_draw(run, quantities, groups) | ({} if front is None else front.figures),
         n_error_bars=figures.MOST_ERROR_BARS,
+        most_points=MOST_POINTS,
         plotly_script=Markup(get_plotlyjs()),
         least_covered=LEAST_COVERED,
         least_effective_share=LEAST_EFFECTIVE_SHARE,

@@ -17,6 +17,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
+from markupsafe import Markup
 
 Figure = dict[str, Any]
 FloatArray = npt.NDArray[np.float64]
@@ -28,9 +30,11 @@ MOST_ERROR_BARS = 60
 MOST_STEPS = 1000
 """Points of a training curve; longer histories are thinned evenly."""
 
-_TEAL, _ORANGE = "19, 148, 133", "214, 122, 33"
+TEAL, _ORANGE = "19, 148, 133", "214, 122, 33"
 _SUBSCRIPT = re.compile(r"(?<=[A-Za-z)\]])(\d+(?:\.\d+)?)")
 _ELEMENT = re.compile(r"[A-Z][a-z]?")
+_CHARGE = re.compile(r"^([A-Z][a-z]?)(\d*)([+-])$")
+_FORMULA = re.compile(r"(?:[A-Z][a-z]?[\d.]*|[()\[\]]\d*)+")
 _PERIODIC_TABLE = """
 H  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  He
 Li Be .  .  .  .  .  .  .  .  .  .  B  C  N  O  F  Ne
@@ -52,8 +56,8 @@ class Quantity:
     """As in the file, without the unit: band_gap."""
     unit: str
     """Ready to print: eV/atom; empty for a number without a unit."""
-    values: FloatArray
-    """(N,) in `unit`; NaN where there is none."""
+    means: FloatArray
+    """(N,) predicted means in `unit`; NaN where there is none."""
     spread: FloatArray
     """(N,) standard deviations in `unit`; NaN where there is none."""
     utility: FloatArray | None = None
@@ -75,12 +79,12 @@ class Quantity:
 
     def at(self, i: int) -> tuple[float, float, float]:
         """Return value, spread and utility of one candidate."""
-        return self.values[i], self.spread[i], math.nan if self.utility is None else self.utility[i]
+        return self.means[i], self.spread[i], math.nan if self.utility is None else self.utility[i]
 
     @property
     def summary(self) -> str:
         """One sentence on the distribution, for those who do not see the figure."""
-        values = self.values[np.isfinite(self.values)]
+        values = self.means[np.isfinite(self.means)]
         if not len(values):
             return "No values."
         low, middle, high = (with_spread(float(q)) for q in np.quantile(values, (0, 0.5, 1)))
@@ -122,20 +126,52 @@ class ElementCell:
 def novelty_groups(novel: BoolArray | None, n: int) -> list[Group]:
     """Return the groups of N candidates by novelty; one group of all when nothing tells it."""
     if novel is None:
-        return [Group("candidates", np.ones(n, dtype=bool), _TEAL, "circle")]
-    groups = [Group("new formulas", novel, _TEAL, "circle"), Group("known formulas", ~novel, _ORANGE, "diamond")]
+        return [Group("candidates", np.ones(n, dtype=bool), TEAL, "circle")]
+    groups = [Group("new formulas", novel, TEAL, "circle"), Group("known formulas", ~novel, _ORANGE, "diamond")]
     return [group for group in groups if group.members.any()]
 
 
+def numbers(frame: pd.DataFrame, column: str | None) -> FloatArray:
+    """Return a column as float (N,); NaN where it holds no finite number, or when there is no such column."""
+    if column is None or column not in frame.columns:
+        return np.full(len(frame), np.nan)
+    values = pd.to_numeric(frame[column], errors="coerce").to_numpy(dtype=np.float64)
+    return np.where(np.isfinite(values), values, np.nan)
+
+
+def property_words(name: object) -> str:
+    """Return a property's name within a sentence: "band gap" for band_gap, "energy above hull" for e_above_hull."""
+    return re.sub("^e_", "energy_", str(name)).replace("_", " ").strip()
+
+
 def property_label(name: object) -> str:
-    """Return a property's name for people: "Band gap" for band_gap, "Energy above hull" for e_above_hull."""
-    words = re.sub("^e_", "energy_", str(name)).replace("_", " ").strip()
+    """Return a property's name at the start of a line: "Band gap" for band_gap."""
+    words = property_words(name)
     return words[:1].upper() + words[1:]
 
 
 def formula_html(formula: str) -> str:
     """Return a formula with its numbers as subscripts, everything else escaped."""
     return _SUBSCRIPT.sub(r"<sub>\1</sub>", escape(formula, quote=False))
+
+
+def formulas_in_text(text: str) -> Markup:
+    """Give the words of a text that are formulas with numbers their subscripts; escape everything."""
+    words = (
+        formula_html(word) if _FORMULA.fullmatch(word.strip("(),;:")) and re.search(r"\d", word) else escape(word)
+        for word in text.split()
+    )
+    return Markup(" ").join(Markup(word) for word in words)
+
+
+def charges(text: str) -> Markup:
+    """Write "Sr2+ O2-" with superscripts; escape everything."""
+    ions = (_CHARGE.match(word) or word for word in text.split())
+    return Markup(" ").join(
+        ion if isinstance(ion, str)
+        else Markup("{}<sup>{}{}</sup>").format(ion[1], ion[2], ion[3].replace("-", MINUS))
+        for ion in ions
+    )  # fmt: skip
 
 
 def with_spread(value: float, spread: float = math.nan, unit: str = "") -> str:
@@ -150,16 +186,16 @@ def with_spread(value: float, spread: float = math.nan, unit: str = "") -> str:
     return f"{text.replace('-', MINUS)} {unit}".rstrip()
 
 
-def hover_texts(formulas: Sequence[str], quantities: Sequence[Quantity], nearest: Sequence[str]) -> list[str]:
-    """Return one escaped hover text a candidate: formula, predictions, nearest known materials."""
+def hover_texts(formulas: Sequence[str], quantities: Sequence[Quantity], notes: Sequence[str]) -> list[str]:
+    """Return one escaped hover text a material: formula, predictions, and its note unless that is empty."""
     texts = []
     for i, formula in enumerate(formulas):
         lines = [f"<b>{formula_html(formula)}</b>"]
         for quantity in quantities:
-            value = with_spread(quantity.values[i], quantity.spread[i], quantity.unit)
+            value = with_spread(quantity.means[i], quantity.spread[i], quantity.unit)
             lines.append(escape(f"{quantity.label} {value}", quote=False))
-        if nearest[i]:
-            lines.append(escape(f"nearest known: {nearest[i]}", quote=False))
+        if notes[i]:
+            lines.append(escape(notes[i], quote=False))
         texts.append("<br>".join(lines))
     return texts
 
@@ -168,7 +204,7 @@ def scatter(x: Quantity, y: Quantity, groups: Sequence[Group], hover: Sequence[s
     """Return candidates over two properties: error bars of the first `MOST_ERROR_BARS`, target windows shaded."""
     import plotly.graph_objects as go
 
-    ranked_first = np.arange(len(x.values)) < MOST_ERROR_BARS
+    ranked_first = np.arange(len(x.means)) < MOST_ERROR_BARS
     figure = go.Figure()
     for group in reversed(groups):
 
@@ -177,8 +213,8 @@ def scatter(x: Quantity, y: Quantity, groups: Sequence[Group], hover: Sequence[s
             return {"array": shown[group.members], "color": f"rgba({group.colour}, 0.3)", "thickness": 1, "width": 0}
 
         figure.add_scatter(
-            x=x.values[group.members],
-            y=y.values[group.members],
+            x=x.means[group.members],
+            y=y.means[group.members],
             error_x=bars(x),
             error_y=bars(y),
             mode="markers",
@@ -187,10 +223,10 @@ def scatter(x: Quantity, y: Quantity, groups: Sequence[Group], hover: Sequence[s
             hovertext=[text for text, member in zip(hover, group.members, strict=True) if member],
             hoverinfo="text",
         )
-    _shade(figure, x, "x")
-    _shade(figure, y, "y")
-    figure.update_layout(_layout(470), xaxis=_axis(x), yaxis=_axis(y), showlegend=len(groups) > 1)
-    return _json_ready(figure)
+    shade(figure, x, "x")
+    shade(figure, y, "y")
+    figure.update_layout(layout(470), xaxis=axis_of(x), yaxis=axis_of(y), showlegend=len(groups) > 1)
+    return json_ready(figure)
 
 
 def histogram(quantity: Quantity, groups: Sequence[Group]) -> Figure:
@@ -200,18 +236,18 @@ def histogram(quantity: Quantity, groups: Sequence[Group]) -> Figure:
     figure = go.Figure()
     for group in groups:
         figure.add_histogram(
-            x=quantity.values[group.members],
+            x=quantity.means[group.members],
             nbinsx=24,
             name=group.name,
             marker={"color": f"rgba({group.colour}, 0.8)"},
             hovertemplate="%{x}: %{y}<extra></extra>",
         )
-    _shade(figure, quantity, "x")
+    shade(figure, quantity, "x")
     figure.update_layout(
-        _layout(230), xaxis=_axis(quantity), yaxis=_plain_axis("candidates"), barmode="stack", bargap=0.06,
+        layout(230), xaxis=axis_of(quantity), yaxis=plain_axis("candidates"), barmode="stack", bargap=0.06,
         showlegend=False,
     )  # fmt: skip
-    return _json_ready(figure)
+    return json_ready(figure)
 
 
 def training_curve(
@@ -227,9 +263,7 @@ def training_curve(
     """
     import plotly.graph_objects as go
 
-    points = [
-        (line["step"], line[key]) for line in metrics if _is_number(line.get("step")) and _is_number(line.get(key))
-    ]
+    points = [(line["step"], line[key]) for line in metrics if is_number(line.get("step")) and is_number(line.get(key))]
     if not points:
         return None
     thinned = points[:: math.ceil(len(points) / MOST_STEPS)]
@@ -240,12 +274,12 @@ def training_curve(
         x=[point[0] for point in thinned],
         y=[point[1] for point in thinned],
         mode="lines+markers" if len(thinned) == 1 else "lines",
-        line={"color": f"rgb({_TEAL})", "width": 2, "shape": "hv" if steps else "linear"},
+        line={"color": f"rgb({TEAL})", "width": 2, "shape": "hv" if steps else "linear"},
         hovertemplate=f"step %{{x}}: %{{y:{'.1%' if share else '.3~g'}}}<extra></extra>",
     )
-    vertical = _plain_axis("") | ({"range": [0, 1.04], "tickformat": ".0%"} if share else {"rangemode": "tozero"})
-    figure.update_layout(_layout(200), xaxis=_plain_axis("step"), yaxis=vertical, showlegend=False)
-    return _json_ready(figure)
+    vertical = plain_axis("") | ({"range": [0, 1.04], "tickformat": ".0%"} if share else {"rangemode": "tozero"})
+    figure.update_layout(layout(200), xaxis=plain_axis("step"), yaxis=vertical, showlegend=False)
+    return json_ready(figure)
 
 
 def element_cells(formulas: Sequence[str]) -> list[ElementCell]:
@@ -267,29 +301,32 @@ def element_cells(formulas: Sequence[str]) -> list[ElementCell]:
     ]  # fmt: skip
 
 
-def _is_number(value: object) -> bool:
+def is_number(value: object) -> bool:
+    """Return whether a value read from JSON is a finite number."""
     return isinstance(value, int | float) and math.isfinite(value)
 
 
-def _shade(figure: Any, quantity: Quantity, axis: str) -> None:
-    """Shade the target window of one axis; an open end reaches the end of the data."""
+def shade(figure: Any, quantity: Quantity, axis: str, extent: Sequence[float] = ()) -> None:
+    """Shade the target window of one axis; an open end reaches the end of the data, or of the axis given its extent."""
     if quantity.window is None:
         return
-    finite = quantity.values[np.isfinite(quantity.values)]
-    ends = [*finite, *(bound for bound in quantity.window if math.isfinite(bound))]
+    finite = quantity.means[np.isfinite(quantity.means)]
+    ends = [*finite, *extent, *(bound for bound in quantity.window if math.isfinite(bound))]
     low, high = max(quantity.window[0], min(ends)), min(quantity.window[1], max(ends))
-    style = {"fillcolor": f"rgba({_TEAL}, 0.10)", "line_width": 0, "layer": "below"}
+    style = {"fillcolor": f"rgba({TEAL}, 0.10)", "line_width": 0, "layer": "below"}
     if axis == "x":
         figure.add_vrect(x0=low, x1=high, **style)
     else:
         figure.add_hrect(y0=low, y1=high, **style)
 
 
-def _axis(quantity: Quantity) -> dict[str, Any]:
-    return _plain_axis(", ".join(filter(None, (quantity.title, quantity.direction))))
+def axis_of(quantity: Quantity) -> dict[str, Any]:
+    """Return the axis of a property."""
+    return plain_axis(", ".join(filter(None, (quantity.title, quantity.direction))))
 
 
-def _plain_axis(title: str) -> dict[str, Any]:
+def plain_axis(title: str) -> dict[str, Any]:
+    """Return an axis with a plain-text title."""
     quiet = "rgba(128, 128, 128, 0.18)"
     return {
         "title": {"text": escape(title, quote=False), "standoff": 10},
@@ -300,7 +337,8 @@ def _plain_axis(title: str) -> dict[str, Any]:
     }
 
 
-def _layout(height: int) -> dict[str, Any]:
+def layout(height: int) -> dict[str, Any]:
+    """Return what all figures share."""
     family = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Noto Sans', 'DejaVu Sans', sans-serif"
     tip = {"color": "#f4f6f5", "family": family}
     return {
@@ -311,11 +349,12 @@ def _layout(height: int) -> dict[str, Any]:
         "plot_bgcolor": "rgba(0, 0, 0, 0)",
         "font": {"family": family, "size": 13},
         "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "traceorder": "reversed"},
-        "modebar": {"bgcolor": "rgba(0, 0, 0, 0)", "color": "rgba(128, 128, 128, 0.7)", "activecolor": f"rgb({_TEAL})"},
+        "modebar": {"bgcolor": "rgba(0, 0, 0, 0)", "color": "rgba(128, 128, 128, 0.7)", "activecolor": f"rgb({TEAL})"},
         "hoverlabel": {"bgcolor": "#1c2527", "bordercolor": "#1c2527", "font": tip, "align": "left"},
     }
 
 
-def _json_ready(figure: Any) -> Figure:
+def json_ready(figure: Any) -> Figure:
+    """Return a Plotly figure as plain values."""
     described: Figure = json.loads(figure.to_json())
     return described
