@@ -169,7 +169,7 @@ def _design(parser: ArgumentParser, options: Namespace) -> None:
         stored = options.clone()
         stored.pop("config", None)
         stored.pop("json", None)
-        text: str = _design_parser(parser).dump(stored, skip_validation=True)
+        text: str = _design_parser(parser).dump(stored, skip_validation=True, skip_unset=False)
         return text
 
     say = _say if not options.json else _silent
@@ -234,8 +234,18 @@ def _sample(parser: ArgumentParser, options: Namespace) -> None:
         return
     if options.output is None:
         print(_table(frame))
-    size = frame.attrs["effective_sample_size"]
-    print(f"{len(frame)} samples; effective sample size {size:.0f} of {frame.attrs['n_drawn']} drawn")
+    size, asked = frame.attrs["effective_sample_size"], _named_condition(frame.attrs["condition"])
+    print(f"{len(frame)} samples; effective sample size {size:.0f} of {frame.attrs['n_drawn']} drawn{asked}")
+
+
+def _named_condition(condition: dict[str, Any]) -> str:
+    """Say what samples were asked for: "; band_gap 0.7, supply_risk 0.3; beta 12"."""
+    parts = [
+        f"{what}{', '.join(f'{name} {value:.4g}' for name, value in condition[key].items())}"
+        for what, key in (("", "preference"), ("target ", "target"))
+        if condition[key]
+    ]
+    return "; ".join(["", *parts[:1], f"beta {condition['beta']:.4g}", *parts[1:]])
 
 
 def _numbers_by_name(option: str, text: str | None) -> dict[str, float] | None:
@@ -326,7 +336,7 @@ def _refuse_null(config: type, values: Any, where: str = "") -> None:
         raise ValueError(f"{where.rstrip('.')}: expected a mapping of options, not {values!r}")
     for field in fields(config):
         value = values.get(field.name)
-        if value is None and field.name in values and field.default is not None:
+        if value is None and field.name in values and "None" not in str(field.type):
             raise ValueError(f"{where}{field.name}: found null, expected a value; leave it out for the default")
         nested = _NESTED.get(field.name)
         if nested is not None and value is not None:

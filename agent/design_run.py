@@ -13,8 +13,8 @@ import pandas as pd
 import torch
 
 from agent.candidates import collect_candidates, predict_known
-from agent.config import ConstraintConfig, DesignConfig, ObjectiveConfig, SpaceConfig
 from agent.conditions import default_options
+from agent.config import ConstraintConfig, DesignConfig, ObjectiveConfig, SpaceConfig
 from agent.coverage import Coverage
 from agent.data_support import DataSupport, examine
 from agent.design_agent import DesignAgent, check_settings

@@ -104,9 +104,7 @@ def utilities_of(samples: pd.DataFrame, names: Sequence[str]) -> Tensor:
 
 def _hits(samples: pd.DataFrame, objectives: Sequence[Objective]) -> list[float]:
     """Return the share of samples under each preference that meet all objectives of positive weight, by their means."""
-    met = {
-        o.property: o.contains(torch.tensor(samples[column_of(o.property)].to_numpy())).numpy() for o in objectives
-    }
+    met = {o.property: o.contains(torch.tensor(samples[column_of(o.property)].to_numpy())).numpy() for o in objectives}
     weights = [f"preference_{name}" for name in met]
     shares = []
     for preference, rows in samples.groupby(weights, sort=False).indices.items():

@@ -1,14 +1,14 @@
-"""The other optimisers of `pareto.py`, each at the same number of distinct evaluations.
+"""The other optimisers of `pareto.py`, each with the same number of distinct evaluations.
 
 - NSGA-II (Deb et al. 2002; pymoo): genomes are counts by element; only new, valid compositions are evaluated.
-- REINFORCE (Williams 1992) with a moving-average baseline and an entropy bonus: one fixed preference.
-- MaskablePPO (Schulman et al. 2017, Huang and Ontañón 2022; sb3-contrib): a preference an episode, shown to the policy.
+- REINFORCE (Williams 1992) with a moving-average baseline and an entropy bonus, at equal weights.
+- PPO with masked actions (Schulman et al. 2017, Huang and Ontañón 2022; sb3-contrib), the preference shown to it.
 
     budget = Budget(space, utilities, 20_000, scalarize=partial(scalarize, method="tchebycheff"))
     nsga2(budget, seed=0)
     budget.archive.utilities    # of all that was evaluated, in order
 
-All of them end when the budget is spent; the same seed leaves the same archive.
+Each runs until the budget is spent; the same seed leaves the same archive.
 """
 
 from __future__ import annotations
@@ -25,20 +25,21 @@ from gymnasium import spaces
 from pymoo.algorithms.moo.nsga2 import NSGA2
 from pymoo.core.duplicate import DefaultDuplicateElimination
 from pymoo.core.mutation import Mutation
-from pymoo.core.population import Population
 from pymoo.core.problem import Problem
 from pymoo.core.repair import Repair
-from pymoo.core.sampling import Sampling
 from pymoo.core.termination import NoTermination
 from pymoo.operators.crossover.ux import UniformCrossover
 from sb3_contrib import MaskablePPO
 from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 from torch import Tensor, nn
 
 from agent import Policy, PolicyNetwork
 from envs import CompositionBatch, CompositionSpace
 
+BoolArray = npt.NDArray[np.bool_]
 Genomes = npt.NDArray[np.int64]
+"""Counts by element, (n, E)."""
 
 
 class BudgetSpent(Exception):  # noqa: N818 it ends a run and is no error
@@ -83,8 +84,7 @@ class Budget:
         self.most_calls = 20 * limit if most_calls is None else most_calls
         self.n_objectives = n_objectives
         self.n_calls = 0
-        self._evaluate = utilities
-        self._scalarize = scalarize
+        self._evaluate, self._scalarize = utilities, scalarize
         self._row: dict[bytes, int] = {}
         self._states = torch.zeros(limit, space.state_size, dtype=torch.long)
         self._utilities = torch.zeros(limit, n_objectives)
@@ -109,8 +109,8 @@ class Budget:
         if not bool(self.space.is_finished(state).all()):
             raise ValueError("state: some materials are not finished")
         keys = self._keys(state)
-        fresh = {key: at for at, key in reversed(list(enumerate(keys))) if key not in self._row}
-        fitting = sorted(fresh.values())[: self.limit - self.n_evaluated]
+        first = {key: at for at, key in reversed(list(enumerate(keys))) if key not in self._row}
+        fitting = sorted(first.values())[: self.limit - self.n_evaluated]
         if fitting:
             self._record(state[fitting], [keys[at] for at in fitting])
         self.n_calls += len(keys)
@@ -118,16 +118,17 @@ class Budget:
             raise BudgetSpent(f"{self.n_evaluated:,} materials evaluated, {self.n_calls:,} asked for")
         return self._utilities[[self._row[key] for key in keys]]
 
-    def knows(self, state: Tensor) -> npt.NDArray[np.bool_]:
+    def knows(self, state: Tensor) -> BoolArray:
         """Return which finished states have been evaluated, bool (n,)."""
         return np.array([key in self._row for key in self._keys(state)], dtype=np.bool_)
 
     def score(self, utilities: Tensor, preference: Tensor) -> Tensor:
-        """Return the scores of utilities (n, m) under a preference (m,), or one for each (n, m), float (n,)."""
+        """Return the scores of utilities (n, m) under one preference (m,) or one each (n, m), float (n,)."""
         return self._scalarize(utilities, preference)
 
     def _record(self, state: Tensor, keys: Sequence[bytes]) -> None:
-        values = self._evaluate(self.space.materials(state))
+        with torch.random.fork_rng(devices=[]):  # models that load on first use draw from the global generator
+            values = self._evaluate(self.space.materials(state))
         if values.shape != (len(state), self.n_objectives):
             raise ValueError(f"utilities: expected ({len(state)}, {self.n_objectives}), not {tuple(values.shape)}")
         rows = slice(self.n_evaluated, self.n_evaluated + len(keys))
@@ -135,19 +136,19 @@ class Budget:
         self._row |= {key: row for row, key in enumerate(keys, start=self.n_evaluated)}
 
     def _keys(self, state: Tensor) -> list[bytes]:
-        """One key a material: the action sequence, of which every material has exactly one."""
+        """One key a material: its action sequence, of which there is exactly one."""
         return [row.tobytes() for row in self.space.actions_of(state).to(torch.int32).numpy()]
 
 
-def nsga2(budget: Budget, seed: int, population: int = 100) -> None:
-    """Run NSGA-II until the budget is spent or no new composition can be bred from the population."""
-    space = budget.space
+def nsga2(budget: Budget, seed: int, *, population: int = 100) -> None:
+    """Run NSGA-II until the budget is spent or the population breeds nothing new."""
+    first = budget.space.sample_uniform_policy(population, torch.Generator().manual_seed(seed))
     algorithm = NSGA2(
         pop_size=population,
-        sampling=_UniformPolicySampling(space, seed),
+        sampling=genomes_of(budget.space, first),
         crossover=UniformCrossover(prob=0.9),
-        mutation=_EditMutation(),
-        repair=_ReducedFormula(vtype=np.int64),
+        mutation=_Edits(prob=0.5),
+        repair=_ReducedFormula(),
         eliminate_duplicates=_OnlyNew(budget),
     )
     algorithm.setup(_CompositionProblem(budget), seed=seed, termination=NoTermination())
@@ -155,71 +156,55 @@ def nsga2(budget: Budget, seed: int, population: int = 100) -> None:
         algorithm.run()
 
 
-def states_of(space: CompositionSpace, counts: Genomes) -> tuple[Tensor, npt.NDArray[np.bool_]]:
-    """Return the finished states of counts by element (n, E), and which of them lie inside the space.
+def states_of(space: CompositionSpace, genomes: Genomes) -> tuple[Tensor, BoolArray]:
+    """Return the finished states of counts by element, and which of them lie inside the space.
 
     Returns:
         Long (n, state_size), where rows outside the space mean nothing, and bool (n,).
     """
-    most_elements, most_atoms_of_one = space.max_steps - 1, (space.n_actions - 1) // len(space.elements)
-    present = counts > 0
-    first = np.argsort(~present, axis=1, kind="stable")[:, :most_elements]
-    count = np.take_along_axis(counts, first, axis=1)
-    placing = first * most_atoms_of_one + count - 1
-    actions = torch.from_numpy(np.where(count > 0, placing, space.stop))
-    valid = torch.from_numpy((present.sum(1) <= most_elements) & (counts.max(1) <= most_atoms_of_one))
-    state = space.initial(len(counts))
-    for column in (*actions.T, torch.full((len(counts),), space.stop)):
+    present = genomes > 0
+    elements = np.argsort(~present, axis=1, kind="stable")[:, : space.max_steps - 1]
+    counts = np.take_along_axis(genomes, elements, axis=1)
+    actions = torch.from_numpy(np.where(counts > 0, elements * _highest_count(space) + counts - 1, space.stop))
+    within = (present.sum(1) < space.max_steps) & (genomes.max(1) <= _highest_count(space))
+    valid, state = torch.from_numpy(within), space.initial(len(genomes))
+    for column in (*actions.T, torch.full((len(genomes),), space.stop)):
         taken = torch.where(valid, column, space.stop)
         valid = valid & space.allowed(state, taken)
         state = space.step(state, torch.where(valid, taken, space.stop))
     return state, valid.numpy()
 
 
-def counts_of(space: CompositionSpace, state: Tensor) -> Genomes:
+def genomes_of(space: CompositionSpace, state: Tensor) -> Genomes:
     """Return the counts by element of finished states, (n, E)."""
-    most_atoms_of_one = (space.n_actions - 1) // len(space.elements)
-    actions = space.actions_of(state)
-    counts = torch.zeros(len(state), space.n_actions, dtype=torch.long).scatter_(1, actions, 1)[:, :-1]
-    amounts = torch.arange(1, most_atoms_of_one + 1)
-    genomes: Genomes = (counts.view(len(state), -1, most_atoms_of_one) * amounts).sum(2).numpy()
+    taken = torch.zeros(len(state), space.n_actions, dtype=torch.long).scatter_(1, space.actions_of(state), 1)
+    by_element = taken[:, :-1].view(len(state), len(space.elements), -1)
+    genomes: Genomes = (by_element * torch.arange(1, by_element.shape[2] + 1)).sum(2).numpy()
     return genomes
 
 
+def _highest_count(space: CompositionSpace) -> int:
+    return (space.n_actions - 1) // len(space.elements)
+
+
 class _CompositionProblem(Problem):
-    """Utilities, negated because pymoo minimises, of counts by element."""
+    """Counts by element -> utilities, negated because pymoo minimises."""
 
     def __init__(self, budget: Budget) -> None:
-        highest = (budget.space.n_actions - 1) // len(budget.space.elements)
-        super().__init__(n_var=len(budget.space.elements), n_obj=budget.n_objectives, xl=0, xu=highest, vtype=int)
-        self.budget = budget
+        self.budget, space = budget, budget.space
+        super().__init__(len(space.elements), budget.n_objectives, xl=0, xu=_highest_count(space), vtype=int)
 
     def _evaluate(self, x: Genomes, out: dict[str, Any], *args: Any, **kwargs: Any) -> None:
         out["F"] = -self.budget(states_of(self.budget.space, x)[0]).double().numpy()
 
 
-class _UniformPolicySampling(Sampling):
-    def __init__(self, space: CompositionSpace, seed: int) -> None:
-        super().__init__()
-        self.space, self.seed = space, seed
-
-    def _do(self, problem: Problem, n_samples: int, *args: Any, **kwargs: Any) -> Genomes:
-        generator = torch.Generator().manual_seed(self.seed)
-        return counts_of(self.space, self.space.sample_uniform_policy(n_samples, generator))
-
-
-class _EditMutation(Mutation):
-    """One edit or more, each with even chances: swap an element, set a count anew, add an element, drop one."""
-
-    def __init__(self, prob: float = 0.9, last: float = 0.5) -> None:
-        super().__init__(prob=prob)
-        self.last = last
+class _Edits(Mutation):
+    """One edit or, with a chance of 1/2 each, more: swap an element, set a count anew, add an element, drop one."""
 
     def _do(
         self, problem: Problem, X: Genomes, *args: Any, random_state: np.random.Generator, **kwargs: Any
     ) -> Genomes:
-        X = X.copy()
-        n_edits = random_state.geometric(self.last, len(X))
+        X, n_edits = X.copy(), random_state.geometric(0.5, len(X))
         for edit in range(n_edits.max()):
             rows = np.flatnonzero(n_edits > edit)
             order = random_state.random((len(rows), X.shape[1]))
@@ -234,11 +219,10 @@ class _EditMutation(Mutation):
 
 
 class _ReducedFormula(Repair):
-    """Divides counts by their common divisor, so that equal compositions are equal genomes."""
+    """Divides counts by their common divisor."""
 
     def _do(self, problem: Problem, X: Genomes, **kwargs: Any) -> Genomes:
-        reduced: Genomes = X // np.gcd.reduce(X, axis=1, keepdims=True).clip(1)
-        return reduced
+        return X // np.gcd.reduce(X, axis=1, keepdims=True).clip(1)
 
 
 class _OnlyNew(DefaultDuplicateElimination):
@@ -248,22 +232,18 @@ class _OnlyNew(DefaultDuplicateElimination):
         super().__init__()
         self.budget = budget
 
-    def _do(
-        self, pop: Population, other: Population | None, is_duplicate: npt.NDArray[np.bool_]
-    ) -> npt.NDArray[np.bool_]:
-        is_duplicate = super()._do(pop, other, is_duplicate)
+    def _do(self, pop: Any, other: Any, is_duplicate: BoolArray) -> BoolArray:
+        thrown: BoolArray = super()._do(pop, other, is_duplicate)
         if other is None:
             state, valid = states_of(self.budget.space, self.func(pop))
-            is_duplicate |= ~valid | self.budget.knows(state)
-        return is_duplicate
+            thrown |= ~valid | self.budget.knows(state)
+        return thrown
 
 
-def reinforce(
-    budget: Budget, seed: int, learning_rate: float = 1e-3, entropy_bonus: float = 0.02, batch_size: int = 256
-) -> None:
-    """Maximise the score under equal weights plus the entropy of the policy over materials, until the budget is spent.
+def reinforce(budget: Budget, seed: int, *, learning_rate: float = 3e-3, entropy_bonus: float = 0.03) -> None:
+    """Maximise the score at equal weights plus the entropy of the policy over materials.
 
-    The bonus enters as -entropy_bonus * log-probability of a trajectory, whose mean is the entropy.
+    The bonus enters as -entropy_bonus * log-probability of a trajectory, whose mean is that entropy.
     """
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
@@ -274,27 +254,24 @@ def reinforce(
     baseline: Tensor | None = None
     with suppress(BudgetSpent):
         while True:
-            rollout = policy.sample(batch_size, generator)
+            rollout = policy.sample(256, generator)
             score = budget.score(budget(rollout.state), preference)
             value = score - entropy_bonus * rollout.log_prob.detach()
             baseline = value.mean() if baseline is None else baseline
-            loss = -((value - baseline) * rollout.log_prob).mean()
             optimizer.zero_grad()
-            loss.backward()
+            ((baseline - value) * rollout.log_prob).mean().backward()
             nn.utils.clip_grad_norm_(policy.network.parameters(), 1.0)
             optimizer.step()
             baseline = 0.9 * baseline + 0.1 * value.mean()
 
 
-def maskable_ppo(
-    budget: Budget, seed: int, learning_rate: float = 1e-3, entropy_bonus: float = 0.01, n_envs: int = 128
-) -> None:
-    """Run PPO with invalid-action masking on episodes of random preferences until the budget is spent."""
+def maskable_ppo(budget: Budget, seed: int, *, learning_rate: float = 1e-3, entropy_bonus: float = 0.15) -> None:
+    """Maximise the score under random preferences; seeds the global generators, as Stable-Baselines3 does."""
     model = MaskablePPO(
         "MlpPolicy",
-        _PreferenceVecEnv(budget, n_envs, seed),
+        _PreferenceVecEnv(budget, 128, seed),
         learning_rate=learning_rate,
-        n_steps=16,
+        n_steps=8,
         batch_size=256,
         n_epochs=4,
         gamma=1.0,
@@ -316,67 +293,52 @@ class _PreferenceVecEnv(VecEnv):
     render_mode = None
 
     def __init__(self, budget: Budget, num_envs: int, seed: int) -> None:
-        low, high = (
-            torch.cat([b, b.new_full((budget.n_objectives,), i)]).numpy()
-            for i, b in enumerate(budget.space.feature_bounds)
-        )
-        super().__init__(num_envs, spaces.Box(low, high, dtype=np.float32), spaces.Discrete(budget.space.n_actions))
         self.budget, self.space = budget, budget.space
         self._generator = torch.Generator().manual_seed(seed)
+        low, high = self.space.feature_bounds
+        zeros, ones = torch.zeros(budget.n_objectives), torch.ones(budget.n_objectives)
+        observations = spaces.Box(torch.cat([low, zeros]).numpy(), torch.cat([high, ones]).numpy(), dtype=np.float32)
+        super().__init__(num_envs, observations, spaces.Discrete(self.space.n_actions))
 
     def reset(self) -> npt.NDArray[np.float32]:
-        """Start all compositions anew."""
-        self._state = self.space.initial(self.num_envs)
-        self._preference = self._draw(self.num_envs)
+        self._state, self._preference = self.space.initial(self.num_envs), self._draw(self.num_envs)
         return self._observations()
 
     def step_async(self, actions: npt.NDArray[np.int64]) -> None:
-        """Keep the actions, long (num_envs,), for `step_wait`."""
         self._actions = torch.from_numpy(actions)
 
-    def step_wait(
-        self,
-    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.bool_], list[dict[str, Any]]]:
-        """Take the actions; finished compositions are evaluated and start anew."""
+    def step_wait(self) -> VecEnvStepReturn:
         self._state = self.space.step(self._state, self._actions)
-        done = self.space.is_finished(self._state)
-        rewards = torch.zeros(self.num_envs)
+        done, rewards = self.space.is_finished(self._state), torch.zeros(self.num_envs)
         if done.any():
             rewards[done] = self.budget.score(self.budget(self._state[done]), self._preference[done])
-            self._state[done] = self.space.initial(int(done.sum()))
-            self._preference[done] = self._draw(int(done.sum()))
+            n = int(done.sum())
+            self._state[done], self._preference[done] = self.space.initial(n), self._draw(n)
         return self._observations(), rewards.numpy(), done.numpy(), [{} for _ in range(self.num_envs)]
 
-    def action_masks(self) -> npt.NDArray[np.bool_]:
-        """Return the allowed actions, bool (num_envs, n_actions)."""
-        masks: npt.NDArray[np.bool_] = self.space.mask(self._state).numpy()
+    def action_masks(self) -> BoolArray:
+        masks: BoolArray = self.space.mask(self._state).numpy()
         return masks
 
     def env_method(self, method_name: str, *args: Any, indices: Any = None, **kwargs: Any) -> list[Any]:
-        """Call a method of the batch; return what it says of each composition."""
         return list(getattr(self, method_name)(*args, **kwargs))
 
     def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
-        """Return an attribute, which all compositions share."""
         return [getattr(self, attr_name)] * self.num_envs
 
     def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
-        """Set an attribute for all."""
         setattr(self, attr_name, value)
 
     def env_is_wrapped(self, wrapper_class: type, indices: Any = None) -> list[bool]:
-        """Nothing is wrapped."""
         return [False] * self.num_envs
 
     def close(self) -> None:
-        """Nothing is open."""
+        pass
 
     def _draw(self, n: int) -> Tensor:
         weights = torch.empty(n, self.budget.n_objectives).exponential_(generator=self._generator)
         return weights / weights.sum(1, keepdim=True)
 
     def _observations(self) -> npt.NDArray[np.float32]:
-        observations: npt.NDArray[np.float32] = torch.cat(
-            [self.space.features(self._state), self._preference], 1
-        ).numpy()
-        return observations
+        seen: npt.NDArray[np.float32] = torch.cat([self.space.features(self._state), self._preference], 1).numpy()
+        return seen

@@ -219,6 +219,86 @@ def test_samples_of_a_run(folder: Path, capsys: pytest.CaptureFixture[str]) -> N
         assert_refused(["sample", "run", *wrong], capsys, part)
 
 
+def test_samples_under_any_condition(capsys: pytest.CaptureFixture[str]) -> None:
+    gap = {"property": "band_gap", "low": 1.0, "high": 2.0, "target_range": [0.5, 3.0]}
+    risk = {"property": "supply_risk", "goal": "minimize", "low": 1000, "high": 5000}
+    constraint = {"property": "toxicity", "high": 0.9}
+    assert run([*write_config(objectives=[gap, risk], constraints=[constraint], beta=4.0)]) == 0
+    agent = DesignAgent.load("run/checkpoints/agent.safetensors")
+    assert json.loads(Path("run/front.json").read_text())["n_samples"] == 100
+    assert len(pd.read_csv("run/front.csv")) >= 1 and len(pd.read_csv("run/known.csv")) >= 1
+    capsys.readouterr()
+    asked = ["--preference", "band_gap=7, supply_risk=3", "--beta", "12", "--target", "band_gap=2.5", "--seed", "1"]
+    assert run(["sample", "run", "--n", "9", *asked, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    condition = {"preference": {"band_gap": 0.7, "supply_risk": 0.3}, "beta": 12.0, "target": {"band_gap": 2.5}}
+    assert found["condition"] == condition
+    expected = agent.sample(
+        9, preference={"band_gap": 0.7, "supply_risk": 0.3}, beta=12, target={"band_gap": 2.5}, seed=1
+    )
+    assert [row["material"] for row in found["samples"]] == expected["material"].tolist()
+    assert run(["sample", "run", "--n", "9", *asked]) == 0
+    assert "band_gap 0.7, supply_risk 0.3; beta 12; target band_gap 2.5" in capsys.readouterr().out
+    assert run(["sample", "run", "--n", "42", "--preference", "sweep", "--seed", "1", "--output", "sweep.csv"]) == 0
+    out = capsys.readouterr().out
+    assert "42 samples under 21 preferences. Pareto front: " in out and "hypervolume" in out
+    written = pd.read_csv("sweep.csv")
+    assert written["material"].tolist() == agent.sample_front(42, seed=1)["material"].tolist()
+    assert {"preference_band_gap", "preference_supply_risk"} <= set(written)
+    assert run(["sample", "run", "--n", "42", "--preference", "sweep", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["front"]["n_front"] == len(found["samples"])
+    for wrong, part in (
+        (["--preference", "band_gap=-1"], "preference: band_gap=-1 is not a weight >= 0"),
+        (["--preference", "band_gap=0"], "preference: all weights are 0"),
+        (["--preference", "gap=1"], "preference: no objective 'gap' (expected band_gap, supply_risk)"),
+        (["--preference", "band_gap"], "preference: 'band_gap' is not name=number"),
+        (["--preference", "band_gap=x"], "preference: 'band_gap=x' is not name=number"),
+        (["--preference", ""], "preference: '' is not name=number"),
+        (["--preference", "band_gap=1,band_gap=2"], "preference: band_gap is given twice"),
+        (["--target", "band_gap=4"], "target: band_gap=4 is outside the trained range 0.5 to 3"),
+        (["--target", "supply_risk=4"], "target: the policy was trained for no target of 'supply_risk'"),
+        (["--beta", "64"], "beta: 64 is outside the trained range 1 to 32"),
+        (["--beta", "x"], "beta"),
+        (["--preference", "sweep", "--n", "1"], "n: 1 is too few for a sweep"),
+        (["--preference", "sweep", "--corrected"], "corrected: not for a sweep"),
+    ):
+        assert_refused(["sample", "run", *wrong], capsys, part)
+
+
+@pytest.mark.parametrize(
+    ("changes", "part"),
+    [
+        ({"conditions": {"beta_range": [4, 1]}}, "beta_range: [4, 1]"),
+        ({"conditions": {"beta_range": [4, 8]}}, "beta: 2 is outside beta_range, 4 to 8"),
+        ({"conditions": {"own_share": 2}}, "own_share: 2 is not in 0..1"),
+        ({"conditions": {"own": 2}}, "own"),
+        ({"conditions": 3}, "conditions"),
+        ({"conditions": {}, "training": {"loss": "lpv"}}, "loss: lpv knows no conditions"),
+        ({"constraints": [{"property": "toxicity"}]}, "a window needs low, high or both"),
+        ({"constraints": [{"property": "toxicity", "goal": "minimize"}]}, "goal"),
+        ({"constraints": [{"property": "nothing", "low": 1}]}, "unknown property 'nothing'"),
+        ({"constraints": [{"property": "toxicity", "high": 1}], "objectives": ..., "reward": "cli_plug_ins.slow"},
+         "constraints: a reward of your own knows none"),
+        ({"objectives": [{"property": "band_gap", "low": 1, "high": 2, "target_range": [3, 4]}]}, "leaves out the window"),
+        ({"objectives": [{"property": "band_gap", "low": 1, "target_range": [0, 4]}]}, "needs a window with low and high"),
+    ],
+)  # fmt: skip
+def test_wrong_conditions_and_constraints(
+    changes: dict[str, Any], part: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert_refused(write_config(**changes), capsys, part)
+
+
+def test_conditions_can_be_narrowed_or_switched_off(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(write_config(conditions={"preference": False, "beta_range": None}, training={"batch_size": 16})) == 0
+    assert not Path("run/front.csv").exists()
+    assert_refused(["sample", "run", "--beta", "3"], capsys, "beta: 3 was not trained for (expected 2, the only one)")
+    assert run([*write_config(output="other"), "--conditions.beta_range", "[1, 8]"]) == 0
+    assert_refused(["sample", "other", "--beta", "9"], capsys, "beta: 9 is outside the trained range 1 to 8")
+    assert run(["resume", "other"]) == 0
+
+
 def test_a_reward_of_ones_own(capsys: pytest.CaptureFixture[str]) -> None:
     reward = {"class_path": "cli_plug_ins.Sized", "init_args": {"size": 2.5}}
     assert run([*write_config(objectives=..., reward=reward, steps=2), "--json"]) == 0
