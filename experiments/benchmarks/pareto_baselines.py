@@ -240,7 +240,7 @@ class _OnlyNew(DefaultDuplicateElimination):
         return thrown
 
 
-def reinforce(budget: Budget, seed: int, *, learning_rate: float = 3e-3, entropy_bonus: float = 0.03) -> None:
+def reinforce(budget: Budget, seed: int, *, learning_rate: float = 3e-3, entropy_bonus: float = 0.04) -> None:
     """Maximise the score at equal weights plus the entropy of the policy over materials.
 
     The bonus enters as -entropy_bonus * log-probability of a trajectory, whose mean is that entropy.
