@@ -5,7 +5,9 @@ Every step mixes three sources and takes one gradient step on a torchgfn loss:
 - materials sampled from the policy, on-policy or exploring, each under a condition of its own;
 - materials sampled from the base measure (the prior, or the uniform masked policy), which keep every region in sight;
 - materials replayed in proportion to the target under a few newly drawn conditions, by their exact importance weights;
-  on these the likelihood is raised as well.
+  on these the likelihood is raised as well;
+- if asked for, the best materials found so far and edits of them (genetic search, as in Kim et al. 2024,
+  arXiv:2402.05961), which only the balance loss sees.
 
 The log-partition function is not learned from the loss: it is the importance-sampling estimate from the replayed
 mixture (smoothed over conditions by a small network), so a policy that leaves out part of the target sees everywhere
@@ -84,8 +86,10 @@ class _Weighed:
     """The conditions encoded, float (G, C)."""
     entries: Batch
     """P of them."""
+    log_target: Tensor
+    """Unnormalised log-targets, float (G, P)."""
     log_weights: Tensor
-    """Log importance weights, float (G, P)."""
+    """Log importance weights, float (G, P); -inf for entries of unknown density."""
 
 
 class Trainer:
@@ -186,26 +190,33 @@ class Trainer:
             sampled = self.base.sample(n_base, self.generator) if n_base else None
         self._raise_tempering()
         weighed = self._weigh() if len(self.replay) else None
-        n_replay = max(0, options.batch_size - n_policy - n_base) if weighed else 0
-        replayed, all_codes, all_conditions = None, codes, fresh_conditions
+        n_search = round(options.search_share * options.batch_size) if weighed else 0
+        n_replay = max(0, options.batch_size - n_policy - n_base - n_search) if weighed else 0
+        found, replayed, all_codes, all_conditions = None, None, codes, fresh_conditions
+        if weighed is not None and n_search:
+            found, target = self._search(weighed, n_search)
+            all_codes = torch.cat([all_codes, weighed.codes[target]])
+            all_conditions = Conditions.join([all_conditions, weighed.conditions[target]])
         if weighed is not None and n_replay:
             replayed, target = draw(weighed.entries, weighed.log_weights, n_replay, self.generator)
-            all_codes = torch.cat([codes, weighed.codes[target]])
-            all_conditions = Conditions.join([fresh_conditions, weighed.conditions[target]])
+            all_codes = torch.cat([all_codes, weighed.codes[target]])
+            all_conditions = Conditions.join([all_conditions, weighed.conditions[target]])
         rollouts = [on_policy]
-        offline = [part.actions for part in (sampled, replayed) if part is not None]
+        offline = [part.actions for part in (sampled, found, replayed) if part is not None]
         if offline:
             visited = visit(self.space, torch.cat(offline))
             rollouts.append(self.policy.replay(visited, all_codes[n_policy:], **explore))
         rollout = _join(rollouts)
         fresh = self._score(rollout, on_policy, sampled)
         self.replay.add(fresh)
+        if found is not None:
+            self.replay.add(found[::2])  # the others are there already
         n_own = self.conditions.n_own(n_policy)
         self.recent.add(replace(fresh[:n_own], log_mixture=rollout.log_drawn[:n_own]))
 
         weighed = weighed or self._weigh()
-        estimates = log_mean_exp_rows(weighed.log_weights)
-        entries = fresh if replayed is None else Batch.join([fresh, replayed])
+        estimates = log_mean_exp_rows(weighed.log_weights[:, weighed.entries.log_mixture.isfinite()])
+        entries = Batch.join([part for part in (fresh, found, replayed) if part is not None])
         loss: Tensor | float = 0.0
         if self.log_partition is not None:
             self.log_partition.tempering = self.tempering
@@ -236,8 +247,27 @@ class Trainer:
         conditions = self.conditions.draw(1 if self.conditions.is_fixed else _ANCHORS, self.generator)
         entries = self.replay.window(_WEIGHTS // len(conditions), self.generator)
         log_reward = self.reward.log_reward(entries.outcomes, conditions.tempered(self.tempering).each)
-        log_weights = log_reward + (self.base_weight * entries.log_base - entries.log_mixture)
-        return _Weighed(conditions, self.conditions.encode(conditions), entries, log_weights)
+        log_target = log_reward + self.base_weight * entries.log_base
+        codes = self.conditions.encode(conditions)
+        return _Weighed(conditions, codes, entries, log_target, log_target - entries.log_mixture)
+
+    def _search(self, weighed: _Weighed, n: int) -> tuple[Batch, Tensor]:
+        """Take n of the best materials found so far, edit half of them, and score what is new.
+
+        Their density is unknown: as entries of the replay they have no weight in estimates, but can be taken again.
+
+        Returns:
+            The materials, and the number of the condition under which each was chosen, long (n,).
+        """
+        chosen, target = draw(weighed.entries, weighed.log_target, n, self.generator)
+        actions = chosen.actions.clone()
+        actions[::2] = self.space.edit(actions[::2], self.generator)
+        log_base = self.base.log_prob_in_chunks(actions)
+        state = self.space.replay(actions)
+        outcomes = self.replay.outcomes_of(
+            actions, lambda rows: self.reward(self.space.materials(state[rows])).outcomes
+        )
+        return Batch(actions, log_base, outcomes, torch.full((n,), torch.inf)), target
 
     def _score(self, rollout: Rollout, on_policy: Rollout, sampled: Rollout | None) -> Batch:
         """Evaluate base measure and reward of the fresh part of a batch, and the mixture that it was drawn from."""

@@ -25,6 +25,9 @@ class TrainingOptions:
     """Share of the batch sampled from the policy."""
     base_share: float = 0.1
     """Share of the batch sampled from the base measure; the rest is replayed."""
+    search_share: float = 0.0
+    """Share of the batch taken from the best materials found so far, half of them edited: a genetic search that guides
+    the policy to rare but good materials."""
     learning_rate: float = 2e-3
     """Highest learning rate of Adam; it falls to a twentieth along a cosine."""
     likelihood_weight: float = 0.5
@@ -53,11 +56,10 @@ class TrainingOptions:
             raise ValueError(
                 f"replay_capacity: {self.replay_capacity} is not between batch_size={self.batch_size} and 10,000,000"
             )
-        if not (self.policy_share > 0 and self.base_share >= 0 and self.policy_share + self.base_share <= 1):
-            raise ValueError(
-                f"policy_share={self.policy_share:g} and base_share={self.base_share:g} must be shares, "
-                "the first above 0, that add up to at most 1"
-            )
+        shares = {name: getattr(self, name) for name in ("policy_share", "base_share", "search_share")}
+        if not (self.policy_share > 0 and min(shares.values()) >= 0 and sum(shares.values()) <= 1 + 1e-9):
+            given = ", ".join(f"{name}={value:g}" for name, value in shares.items())
+            raise ValueError(f"{given}: must be shares, the first above 0, that add up to at most 1")
         if not 0 <= self.epsilon < 1:
             raise ValueError(f"epsilon: {self.epsilon:g} is not in 0..1")
         for name in ("temperature", "learning_rate", "residual_scale"):

@@ -160,6 +160,28 @@ class DesignSpace(ABC):
             state = self.step(state, actions)
         return state
 
+    def edit(self, actions: Tensor, generator: torch.Generator) -> Tensor:
+        """Return a valid variation of each material, long (n, max_steps): here, with a new end.
+
+        A trajectory is cut anywhere and finished by the uniform masked policy (backtracking and rebuilding, as in the
+        local search of Kim et al. 2024, arXiv:2310.02710).
+
+        Args:
+            actions: Of the materials, long (n, max_steps), padded with STOP.
+            generator: Source of all randomness.
+        """
+        length = (actions != self.stop).sum(1)
+        kept = (torch.rand(len(actions), generator=generator) * (length + 1)).long().clamp_max(length)
+        state, edited = self.initial(len(actions)), torch.full_like(actions, self.stop)
+        for step in range(self.max_steps):
+            chosen = torch.where(step < kept, actions[:, step], self.stop)
+            rows = ((step >= kept) & ~self.is_finished(state)).nonzero().squeeze(1)
+            if len(rows):
+                chosen[rows] = self._draw_uniform(state[rows], generator)
+            edited[:, step] = chosen
+            state = self.step(state, chosen)
+        return edited
+
     def _draw_uniform(self, state: Tensor, generator: torch.Generator | None, rounds: int = 6) -> Tensor:
         actions = torch.empty(len(state), dtype=torch.long)
         pending = torch.arange(len(state))

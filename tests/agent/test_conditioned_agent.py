@@ -135,6 +135,30 @@ def test_training_weighs_replayed_materials_exactly_under_new_conditions() -> No
         assert estimate == pytest.approx(log_z, abs=0.2)
 
 
+def test_a_genetic_search_does_not_bias_log_z() -> None:
+    """What it finds has an unknown density: it counts in no estimate, but can be taken again."""
+    options = {"batch_size": 256, "replay_capacity": 20_000, "learning_rate": 1e-9, "base_share": 0.3}
+    agent = conditioned_agent(options=options | {"search_share": 0.2}, conditions=ConditionOptions(beta_range=(1, 6)))
+    agent.train(20, progress=False)
+    entries = agent.trainer.replay.contents()
+    found = entries.log_mixture.isinf()
+    assert 19 * 25 <= int(found.sum()) <= 19 * 26
+    assert entries.log_base[found] == pytest.approx(agent.base.log_prob_in_chunks(entries.actions[found]), abs=1e-4)
+    mean = agent.reward.log_reward(entries.outcomes, agent.conditions.own)
+    assert float(mean[found].mean()) > float(mean[~found].mean()) + 0.5  # children of the best are better than most
+    _, log_z = exact_log_target(agent, agent.conditions.own)
+    assert agent.history[-1]["log_z"] == pytest.approx(log_z, abs=0.15)
+
+
+@pytest.mark.slow
+def test_a_genetic_search_leaves_the_target_as_it_is() -> None:
+    agent = conditioned_agent(options={"search_share": 0.2})
+    agent.train(400, progress=False)
+    for asked in ASKED[::3]:
+        target, _ = exact_log_target(agent, agent.conditions.read(**asked))
+        assert total_variation(log_distribution(agent.policy_under(agent.conditions.read(**asked))), target) < 0.2
+
+
 def test_the_first_loss_is_that_of_every_rows_own_condition() -> None:
     """At tempering 0 the target is the base measure whatever the condition, and so is the policy: nothing is lost."""
     agent = conditioned_agent(options={"policy_share": 1.0, "base_share": 0.0, "likelihood_weight": 0.0})

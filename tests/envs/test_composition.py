@@ -14,8 +14,8 @@ from scipy.stats import chisquare
 from smact.screening import ICSD24FilterConfig, smact_validity
 from torch import Tensor
 
-from envs import CompositionSpace
-from envs.formula import reduce_amounts, reduced_formula, write_formula
+from envs import CompositionSpace, DesignSpace
+from envs.formula import parse_formula, reduce_amounts, reduced_formula, write_formula
 from tests.envs.strategies import (
     amounts,
     amounts_of,
@@ -373,3 +373,34 @@ def test_identity_rebuilds_the_space(space: CompositionSpace) -> None:
     assert twin.action_names == space.action_names
     state = random_states(space, 50, seed=11)
     assert twin.mask(state).equal(space.mask(state))
+
+
+# Edits
+
+
+@pytest.mark.parametrize("edit", [CompositionSpace.edit, DesignSpace.edit])
+def test_edits_are_valid_materials_in_canonical_order(space: CompositionSpace, edit: Any) -> None:
+    generator = torch.Generator().manual_seed(0)
+    actions = space.actions_of(space.sample_uniform_policy(300, generator))
+    edited = edit(space, actions, generator)
+    state = space.replay(edited)
+    assert space.is_finished(state).all()
+    assert torch.equal(space.encode(space.decode(state)), edited)
+    assert float((edited != actions).any(1).float().mean()) > 0.3
+    again = edit(space, actions, torch.Generator().manual_seed(1))
+    assert torch.equal(again, edit(space, actions, torch.Generator().manual_seed(1)))
+    assert edit(space, actions[:0], generator).shape == (0, space.max_steps)
+
+
+def test_edits_exchange_recount_add_and_drop() -> None:
+    space = CompositionSpace(["Na", "K", "O", "S"], max_elements=3, max_count=3)
+    sequences = space.encode(["Na2O"] * 2000)
+    found = Counter(space.decode(space.replay(space.edit(sequences, torch.Generator().manual_seed(0)))))
+    assert {"K2O", "Na2S", "Na2O"} <= set(found)
+    assert any({"Na", "S", "O"} <= set(parse_formula(formula)) for formula in found)
+    assert found["Na2O"] < 1600
+    reached = set(found)
+    for _ in range(4):  # edits of edits reach the whole space
+        seeds_of = space.encode(sorted(reached) * 40)
+        reached |= set(space.decode(space.replay(space.edit(seeds_of, torch.Generator().manual_seed(len(reached))))))
+    assert reached == set(space.decode(space.enumerate()))
