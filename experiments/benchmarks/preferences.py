@@ -5,7 +5,7 @@ compared with the normalised reward (total variation), and its log Z with the ex
 step of training costs, against the same agent for one fixed preference: both take turns in the same run.
 
     python experiments/benchmarks/preferences.py
-    python experiments/benchmarks/preferences.py --steps 1500     # shorter
+    python experiments/benchmarks/preferences.py --max_count 5 --max_atoms 12     # 22,443 materials
 """
 
 from __future__ import annotations
@@ -33,10 +33,11 @@ class Options:
         default_factory=lambda: ["Na", "Mg", "Ti", "Fe", "Cu", "Zn", "Ga", "Sn", "P", "S", "Se", "N", "O", "Cl"]
     )
     max_elements: int = 3
-    max_count: int = 5
-    max_atoms: int = 12
-    steps: int = 10_000
-    """Of 256 trajectories each."""
+    max_count: int = 3
+    max_atoms: int = 8
+    steps: int = 1500
+    batch_size: int = 2048
+    """Trajectories a step; the more, the less the conditions drown each other."""
     preferences: int = 15
     """Drawn uniformly on the simplex; none is a corner or the agent's own."""
     betas: list[float] = field(default_factory=lambda: [1.0, 4.0, 16.0])
@@ -94,7 +95,7 @@ def main(options: Options) -> None:
     state = space.enumerate()
     actions, reward = space.actions_of(state), Reward(OBJECTIVES)
     outcomes = reward(space.materials(state)).outcomes
-    result: dict[str, float] = {"materials": len(state), "trajectories": options.steps * 256}
+    result: dict[str, float] = {"materials": len(state), "trajectories": options.steps * options.batch_size}
     if options.cost_steps:
         result["time a step, conditioned / one fixed preference"] = cost_ratio(
             space, reward, options.cost_steps, options.seed
@@ -104,7 +105,7 @@ def main(options: Options) -> None:
         reward,
         beta=4.0,
         seed=options.seed,
-        options=TrainingOptions(),
+        options=TrainingOptions(batch_size=options.batch_size),
         conditions=ConditionOptions(own_share=0.05),
     )
     preferences = held_out(options.preferences, len(OBJECTIVES), options.seed)

@@ -280,8 +280,8 @@ def test_samples_under_any_condition(capsys: pytest.CaptureFixture[str]) -> None
         ({"constraints": [{"property": "nothing", "low": 1}]}, "unknown property 'nothing'"),
         ({"constraints": [{"property": "toxicity", "high": 1}], "objectives": ..., "reward": "cli_plug_ins.slow"},
          "constraints: a reward of your own knows none"),
-        ({"objectives": [{"property": "band_gap", "low": 1, "high": 2, "target_range": [3, 4]}]}, "leaves out the window"),
-        ({"objectives": [{"property": "band_gap", "low": 1, "target_range": [0, 4]}]}, "needs a window with low and high"),
+        ({"objectives": [{"property": "band_gap", "low": 1, "high": 2, "target_range": [3, 4]}]}, "leaves out"),
+        ({"objectives": [{"property": "band_gap", "low": 1, "target_range": [0, 4]}]}, "needs a window with"),
     ],
 )  # fmt: skip
 def test_wrong_conditions_and_constraints(
