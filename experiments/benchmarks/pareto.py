@@ -26,7 +26,7 @@ from jsonargparse import auto_cli
 from pareto_baselines import Archive, Budget, maskable_ppo, nsga2, reinforce
 from torch import Tensor
 
-from agent import DesignAgent, Objective, Reward, TrainingOptions
+from agent import DesignAgent, Objective, Prior, Reward, TrainingOptions
 from agent.condition_options import ConditionOptions
 from agent.metrics import hypervolume, igd_plus, is_non_dominated, r2, simplex_lattice
 from agent.reward import scalarize
@@ -57,9 +57,15 @@ class Options:
     """Earlier numbers of evaluations at which the hypervolume is reported too."""
     contestants: list[str] = field(default_factory=lambda: list(CONTESTANTS))
     seeds: int = 5
-    steps: int = 500
+    steps: int = 1200
     """Schedule of a conditioned or fixed policy; it starts anew until the evaluations are used."""
-    beta: float = 16.0
+    beta: float = 64.0
+    """Of the fixed policies; the conditioned one answers a quarter to four times of it."""
+    prior_weight: float = 0.1
+    """Exponent of the embedded prior in the targets of our policies; 0: they do without it."""
+    policy_share: float = 0.05
+    base_share: float = 0.02
+    search_share: float = 0.3
     preferences: int = 15
     """Policies of "per preference"."""
     threads: int = 1
@@ -93,15 +99,20 @@ def gflownet(name: str, space: CompositionSpace, options: Options, seed: int) ->
     """Run one of the contestants that are ours."""
 
     def agent(objectives: list[Objective], conditions: ConditionOptions) -> DesignAgent:
-        settings = TrainingOptions(replay_capacity=20 * options.evaluations)
+        settings = TrainingOptions(
+            replay_capacity=20 * options.evaluations,
+            policy_share=options.policy_share,
+            base_share=options.base_share,
+            search_share=options.search_share,
+        )
+        prior = Prior.default() if options.prior_weight else None
         return DesignAgent(
-            space, Reward(objectives), beta=options.beta, seed=seed, options=settings, conditions=conditions
+            space, Reward(objectives), prior, options.prior_weight, options.beta, seed, settings, conditions
         )
 
     if name == "conditioned":
-        return train_until_spent(
-            agent(OBJECTIVES, ConditionOptions(own_share=0.05)), options.steps, options.evaluations
-        )
+        conditions = ConditionOptions(own_share=0.05, beta_range=(options.beta / 4, 4 * options.beta))
+        return train_until_spent(agent(OBJECTIVES, conditions), options.steps, options.evaluations)
     if name == "fixed":
         return train_until_spent(agent(OBJECTIVES, ConditionOptions.fixed()), options.steps, options.evaluations)
     parts = []
