@@ -67,6 +67,8 @@ def predict_known(agent: DesignAgent, n: int, seed: int) -> pd.DataFrame:
     shuffled = [formulas[row] for row in order[: 10 * n]]
     reasons = agent.space.explain(shuffled)
     inside = [formula for formula, reason in zip(shuffled, reasons, strict=True) if reason is None][:n]
+    if not inside:
+        return pd.DataFrame({"formula": []})
     values = agent.reward(CompositionBatch.from_formulas(inside))
     columns = {name: column.numpy() for name, column in property_columns(values).items()}
     return pd.DataFrame({"formula": inside, **columns})

@@ -137,7 +137,7 @@ class DesignAgent:
                 if step.step % 10 == 0:
                     bar.set_postfix_str(
                         f"loss {step.loss:.2f}, reward {step.mean_reward:.3f}, covered {step.covered:.2f}, "
-                        f"{step.n_evaluated:,} materials"
+                        f"{step.n_evaluated:,} rewards computed, {step.hit_rate:.0%} known"
                     )
                 if callback is not None:
                     callback(step)

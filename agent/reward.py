@@ -197,11 +197,12 @@ class FunctionReward:
         name: What error messages call it.
     """
 
+    objectives: tuple[Objective, ...] = ()
+    """None: what is wanted is the function's own business."""
+
     def __init__(self, function: RewardFunction, name: str | None = None) -> None:
         self.function = function
         self.name = name or getattr(function, "__qualname__", type(function).__name__)
-
-    objectives: tuple[Objective, ...] = ()
 
     def __call__(self, materials: Sequence[str], condition: Conditions | None = None) -> RewardValues:
         """Return the logarithm of the function's values; what is below a millionth counts as a millionth."""

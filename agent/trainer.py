@@ -1,6 +1,6 @@
 """Training: from the base measure to the target, p(x | c) ~ base(x)^w R(x | c), under every condition c.
 
-Every step mixes three sources and takes one gradient step on a torchgfn loss:
+Every step mixes these sources and takes one gradient step on a torchgfn loss:
 
 - materials sampled from the policy, on-policy or exploring, each under a condition of its own;
 - materials sampled from the base measure (the prior, or the uniform masked policy), which keep every region in sight;
@@ -209,8 +209,6 @@ class Trainer:
         rollout = _join(rollouts)
         fresh = self._score(rollout, on_policy, sampled)
         self.replay.add(fresh)
-        if found is not None:
-            self.replay.add(found[::2])  # the others are there already
         n_own = self.conditions.n_own(n_policy)
         self.recent.add(replace(fresh[:n_own], log_mixture=rollout.log_drawn[:n_own]))
 
@@ -245,29 +243,33 @@ class Trainer:
     def _weigh(self) -> _Weighed:
         """Weigh replayed entries under a few conditions, the run's own first."""
         conditions = self.conditions.draw(1 if self.conditions.is_fixed else _ANCHORS, self.generator)
-        entries = self.replay.window(_WEIGHTS // len(conditions), self.generator)
+        most = max(_WEIGHTS // len(conditions), 2 * self.options.batch_size)  # more than one step's edited materials
+        entries = self.replay.window(most, self.generator)
         log_reward = self.reward.log_reward(entries.outcomes, conditions.tempered(self.tempering).each)
         log_target = log_reward + self.base_weight * entries.log_base
         codes = self.conditions.encode(conditions)
         return _Weighed(conditions, codes, entries, log_target, log_target - entries.log_mixture)
 
     def _search(self, weighed: _Weighed, n: int) -> tuple[Batch, Tensor]:
-        """Take n of the best materials found so far, edit half of them, and score what is new.
+        """Take n of the best materials found so far, edit half of them, and score and keep what came out.
 
-        Their density is unknown: as entries of the replay they have no weight in estimates, but can be taken again.
+        The density of edited ones is unknown: in the replay they have no weight in estimates, but can be taken again.
 
         Returns:
             The materials, and the number of the condition under which each was chosen, long (n,).
         """
         chosen, target = draw(weighed.entries, weighed.log_target, n, self.generator)
-        actions = chosen.actions.clone()
-        actions[::2] = self.space.edit(actions[::2], self.generator)
-        log_base = self.base.log_prob_in_chunks(actions)
-        state = self.space.replay(actions)
-        outcomes = self.replay.outcomes_of(
-            actions, lambda rows: self.reward(self.space.materials(state[rows])).outcomes
-        )
-        return Batch(actions, log_base, outcomes, torch.full((n,), torch.inf)), target
+        n_edited = (n + 1) // 2
+        actions = self.space.edit(chosen.actions[:n_edited], self.generator)
+        outcomes = self._outcomes(actions, self.space.replay(actions))
+        unknown = torch.full((n_edited,), torch.inf)
+        edited = Batch(actions, self.base.log_prob_in_chunks(actions), outcomes, unknown)
+        self.replay.add(edited)
+        return Batch.join([edited, chosen[n_edited:]]), target
+
+    def _outcomes(self, actions: Tensor, state: Tensor) -> Tensor:
+        """Return the outcomes of finished trajectories, evaluating only what the replay does not hold, float (n, K)."""
+        return self.replay.outcomes_of(actions, lambda rows: self.reward(self.space.materials(state[rows])).outcomes)
 
     def _score(self, rollout: Rollout, on_policy: Rollout, sampled: Rollout | None) -> Batch:
         """Evaluate base measure and reward of the fresh part of a batch, and the mixture that it was drawn from."""
@@ -281,10 +283,7 @@ class Trainer:
         log_mixture = rollout.log_drawn[:n] + math.log(n_policy / n)
         if n_base:
             log_mixture = torch.logaddexp(log_mixture, log_base + math.log(n_base / n))
-        outcomes = self.replay.outcomes_of(
-            actions, lambda rows: self.reward(self.space.materials(state[rows])).outcomes
-        )
-        return Batch(actions, log_base, outcomes, log_mixture)
+        return Batch(actions, log_base, self._outcomes(actions, state), log_mixture)
 
     def _balance_loss(
         self, rollout: Rollout, entries: Batch, conditions: Conditions, codes: Tensor, own_log_z: Tensor
