@@ -8,18 +8,20 @@ are called with `recalculate_all_logprobs=False`.
 
 from __future__ import annotations
 
+import math
 from typing import Any, cast
 
 import torch
 from gfn.actions import Actions
 from gfn.containers import Trajectories
 from gfn.env import DiscreteEnv
-from gfn.estimators import DiscretePolicyEstimator
+from gfn.estimators import ConditionalDiscretePolicyEstimator, DiscretePolicyEstimator
 from gfn.preprocessors import Preprocessor
 from gfn.samplers import Sampler
 from gfn.states import DiscreteStates, States
-from torch import Tensor
+from torch import Tensor, nn
 
+from agent.conditions import ConditionSpace
 from agent.policy import Policy, PolicyNetwork, Rollout
 from envs import DesignSpace
 
@@ -29,13 +31,30 @@ class DesignGFlowNetEnv(DiscreteEnv):  # type: ignore[misc]  # torchgfn ships no
 
     The trajectory of a material is unique, so the backward policy is 1: use losses with `pb=None, constant_pb=True`.
     Rewards are handed to the losses; the environment has none.
+
+    Args:
+        space: What may be built.
+        conditions: What a conditioned policy answers; None, or a fixed condition: the environment is unconditional.
+        seed: Of the conditions that torchgfn's own samplers ask for.
+        debug: Whether torchgfn checks every action.
     """
 
-    def __init__(self, space: DesignSpace, debug: bool = False) -> None:
-        self.space = space
+    def __init__(
+        self, space: DesignSpace, conditions: ConditionSpace | None = None, seed: int = 0, debug: bool = False
+    ) -> None:
+        self.space, self.conditions = space, conditions
+        self.is_conditional = conditions is not None and not conditions.is_fixed
+        self._generator = torch.Generator().manual_seed(seed)
         start = space.initial(1)[0]
         super().__init__(space.n_actions, start, (space.state_size,), sf=torch.full_like(start, -1), debug=False)
         self.debug = debug
+
+    def sample_conditions(self, batch_shape: int | tuple[int, ...]) -> Tensor:
+        """Return encoded conditions as they are drawn in training, float (*batch_shape, C)."""
+        assert self.conditions is not None
+        shape = (batch_shape,) if isinstance(batch_shape, int) else tuple(batch_shape)
+        codes = self.conditions.encode(self.conditions.draw(math.prod(shape), self._generator))
+        return codes.reshape(*shape, -1)
 
     def make_states_class(self) -> type[DiscreteStates]:
         """Return a States class whose masks come from the space."""
@@ -92,8 +111,22 @@ class SpaceFeatures(Preprocessor):  # type: ignore[misc]
         return self.space.features(rows).reshape(*states.batch_shape, -1)
 
 
+class ConditionedPolicyEstimator(ConditionalDiscretePolicyEstimator):  # type: ignore[misc]
+    """A conditioned network as a torchgfn forward-policy estimator: states and encoded conditions -> logits."""
+
+    def __init__(self, space: DesignSpace, network: PolicyNetwork, debug: bool = False) -> None:
+        nothing = nn.Identity()  # state, condition and joint module are one network here
+        super().__init__(network, nothing, nothing, space.n_actions, SpaceFeatures(space), debug=debug)
+
+    def _forward_trunk(self, states: States, conditions: Tensor) -> Tensor:
+        logits: Tensor = self.module(self.preprocessor(states), self.module.modulation(conditions))
+        return logits
+
+
 def policy_estimator(space: DesignSpace, network: PolicyNetwork, debug: bool = False) -> Any:
-    """Return the network as a torchgfn forward-policy estimator."""
+    """Return the network as a torchgfn forward-policy estimator, a conditional one where it knows conditions."""
+    if network.condition is not None:
+        return ConditionedPolicyEstimator(space, network, debug)
     return DiscretePolicyEstimator(network, space.n_actions, SpaceFeatures(space), debug=debug)
 
 

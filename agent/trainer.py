@@ -135,7 +135,7 @@ class Trainer:
         self.tempering = 0.0
         self.step = 0
         self.segment = (0, 0)  # first and last step of the schedule in force
-        self._environment = DesignGFlowNetEnv(space)
+        self._environment = DesignGFlowNetEnv(space, conditions)
         estimator = policy_estimator(space, self.network)
         self._sampler = StaticBatchSampler(self.policy, estimator, self.generator)
         self.gflownet = self._make_gflownet(estimator)

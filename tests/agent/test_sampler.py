@@ -16,7 +16,11 @@ from gfn.gflownet import (
 from gfn.samplers import Sampler
 from torch import Tensor, nn
 
-from agent.policy import Policy, Rollout
+from agent import Objective
+from agent.condition_options import ConditionOptions
+from agent.conditions import ConditionSpace
+from agent.partition import LogPartition
+from agent.policy import Policy, Rollout, visit
 from agent.sampler import (
     DesignGFlowNetEnv,
     SpaceFeatures,
@@ -175,3 +179,41 @@ def huber(residual: Tensor, scale: float) -> Tensor:
     """Huber's loss as he wrote it in 1964."""
     size = residual.abs()
     return torch.where(size <= scale, residual.square() / 2, scale * (size - scale / 2))
+
+
+# Conditions
+
+
+def test_torchgfn_samples_and_judges_under_conditions() -> None:
+    """Its own sampler draws conditions, and its recomputed loss is ours: no condition is dropped on the way."""
+    space = space_named()
+    objectives = [Objective("toxicity", high=0.5), Objective("plausibility", low=0.5)]
+    conditions = ConditionSpace(objectives, 4.0, ConditionOptions(own_share=0.1))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = random_network(space).conditioned(conditions.feature_names)
+        log_z = LogPartition(len(conditions.feature_names))
+        assert network.condition is not None
+        nn.init.normal_(network.condition[2].weight, std=0.2)
+        log_z.tempering = 1.0
+        env = DesignGFlowNetEnv(space, conditions, debug=True)
+        estimator = policy_estimator(space, network, debug=True)
+        stock = Sampler(estimator).sample_trajectories(env, n=60, save_logprobs=True)
+    codes = stock.states.conditions[0]
+    assert codes.shape == (60, len(conditions.feature_names))
+    assert len(codes.unique(dim=0)) > 50
+    actions = torch.full((60, space.max_steps), space.stop)
+    length = len(stock.actions.tensor)
+    placed = stock.actions.tensor.squeeze(-1).T
+    actions[:, :length] = torch.where(placed < 0, space.stop, placed)
+    rollout = Policy(space, network).replay(visit(space, actions), codes)
+    assert stock.log_probs.nan_to_num(0).sum(0).detach() == pytest.approx(rollout.log_prob.detach(), abs=1e-4)
+    plain = Policy(space, network).replay(visit(space, actions), codes.flip(0))
+    assert (plain.log_prob - rollout.log_prob).abs().max() > 0.05
+
+    gflownet = TBGFlowNet(estimator, None, logZ=log_z.estimator(), constant_pb=True, debug=True)
+    ours, log_rewards = to_trajectories(env, rollout, conditions=codes), torch.linspace(-2, 3, 60)
+    cached, recomputed = (gflownet.loss(env, ours, again, log_rewards=log_rewards) for again in (False, True))
+    assert cached.item() == pytest.approx(recomputed.item(), rel=1e-4)
+    residual = rollout.log_prob + log_z(codes).squeeze(1) - log_rewards
+    assert cached.item() == pytest.approx(residual.square().mean().item(), rel=1e-4)
