@@ -4,7 +4,7 @@ The space is enumerated, so the true front of three objectives is known. Each co
 distinct materials (evaluating one again is free) and is judged by all that it evaluated:
 
 - conditioned: one policy for every preference and beta;
-- per preference: one policy for each of a few preferences, which share the budget;
+- per preference: one policy for each of a few preferences, which share the budget but not what they evaluated;
 - fixed: one policy for equal weights;
 - nsga2, reinforce, maskable_ppo: see `pareto_baselines.py`.
 
@@ -122,10 +122,11 @@ def gflownet(name: str, space: CompositionSpace, options: Options, seed: int) ->
         weighted = [
             Objective(o.property, o.goal, o.low, o.high, weight=w) for o, w in zip(OBJECTIVES, weights, strict=True)
         ]
-        parts.append(
-            train_until_spent(agent(weighted, ConditionOptions.fixed()), options.steps // len(preferences) + 1, share)
-        )
-    return Archive(torch.cat([part.states for part in parts]), torch.cat([part.utilities for part in parts]))
+        steps = options.steps // len(preferences) + 1
+        parts.append(train_until_spent(agent(weighted, ConditionOptions.fixed()), steps, share))
+    turn = torch.cat([torch.arange(len(part.states)) for part in parts]).argsort(stable=True)  # as if trained in turn
+    states, utilities = (torch.cat([getattr(part, name) for part in parts])[turn] for name in ("states", "utilities"))
+    return Archive(states, utilities)
 
 
 BASELINES: dict[str, Callable[[Budget, int], None]] = {
