@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import torch
 
-from agent.design_agent import DesignAgent, property_columns
+from agent.design_agent import DesignAgent
 from envs import CompositionBatch
 from surrogates.datasets import read_known_formulas
 from surrogates.known import distance_to_training, is_known, nearest
@@ -70,5 +70,5 @@ def predict_known(agent: DesignAgent, n: int, seed: int) -> pd.DataFrame:
     if not inside:
         return pd.DataFrame({"formula": []})
     values = agent.reward(CompositionBatch.from_formulas(inside))
-    columns = {name: column.numpy() for name, column in property_columns(values).items()}
+    columns = {name: column.numpy() for name, column in values.columns().items()}
     return pd.DataFrame({"formula": inside, **columns})

@@ -7,30 +7,17 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shlex
 import signal
 import sys
 from collections.abc import Sequence
-from dataclasses import fields
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_loader
-from jsonargparse.typing import register_type
+from jsonargparse import ArgumentParser, Namespace
 
-from agent.condition_options import ConditionOptions
-from agent.config import (
-    ConstraintConfig,
-    DesignConfig,
-    ICSD24FilterOptions,
-    ObjectiveConfig,
-    PlugIn,
-    ReferenceConfig,
-    SpaceConfig,
-)
-from agent.training_options import TrainingOptions
+from agent.command_parser import design_config, design_parser, fail, make_parser, one_line, refuse_null
+from agent.config import DesignConfig, ReferenceConfig
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,138 +25,33 @@ if TYPE_CHECKING:
     from agent.design_run import DesignResult
 
 
-_NESTED: dict[str, type] = {
-    "objectives": ObjectiveConfig,
-    "constraints": ConstraintConfig,
-    "conditions": ConditionOptions,
-    "space": SpaceConfig,
-    "icsd24_filter": ICSD24FilterOptions,
-    "training": TrainingOptions,
-}
-
-
-class _Parser(ArgumentParser):
-    """Takes options by their whole names, and reports a mistake in one line instead of usage and several."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **{"allow_abbrev": False, **kwargs})
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Print one line and exit with status 2."""
-        if not self.exit_on_error:  # the parser of a nested value: the outer one adds where it stands
-            raise ArgumentError(None, message) from ex
-        _fail(_one_line(message))
-
-
-def _load_yaml(text: str) -> Any:
-    """Load YAML 1.2, in which No is nobelium and not false."""
-    from ruamel.yaml import YAML
-
-    value = YAML(typ="safe", pure=True).load(text)
-    unset = isinstance(value, dict) and all(entry is None for entry in value.values())
-    return text if unset else value  # "band_gap:" on the command line is text, not a mapping
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    parser = _make_parser()
+    parser = make_parser()
     options = parser.parse_args(list(sys.argv[1:]) if arguments is None else list(arguments))
     command = options.subcommand
     try:
         _COMMANDS[command](parser, options[command])
     except (ValueError, OSError) as error:
-        _fail(f"{command}: {_one_line(str(error))}")
+        fail(f"{command}: {one_line(str(error))}")
     except KeyboardInterrupt:
         print(f"matsmith {command}: interrupted; nothing was written", file=sys.stderr)
         sys.exit(130)
-
-
-def _make_parser() -> ArgumentParser:
-    from ruamel.yaml.error import YAMLError
-
-    set_loader("yaml", _load_yaml, exceptions=(YAMLError,))
-    register_type(PlugIn, PlugIn.as_dict, PlugIn.read)  # its class_path is no subclass of PlugIn
-    parser = _Parser(
-        prog="matsmith",
-        description="Goal-directed design of inorganic materials.",
-        version=_version(),
-        default_env=False,
-    )
-    commands = parser.add_subcommands(required=True)
-
-    design = _Parser(description="Train a policy on objectives and write ranked candidates with a report.")
-    design.add_argument("--config", action="config", help="YAML file with any of these options")
-    design.add_class_arguments(DesignConfig)
-    _add_json(design)
-    commands.add_subcommand("design", design, help="train a policy and write ranked candidates with a report")
-
-    resume = _Parser(description="Go on with an interrupted design run.")
-    resume.add_argument("run", type=Path, help="folder of the run")
-    _add_json(resume)
-    commands.add_subcommand("resume", resume, help="go on with an interrupted run")
-
-    sample = _Parser(description="Sample materials from the policy of a run.")
-    sample.add_argument("run", type=Path, help="folder of the run")
-    sample.add_argument("--n", type=int, default=100, help="number of samples")
-    sample.add_argument(
-        "--preference",
-        type=str | None,
-        default=None,
-        help="weights over the objectives, e.g. band_gap=0.7,e_above_hull=0.3; or sweep, for the Pareto front",
-    )
-    sample.add_argument("--beta", type=float | None, default=None, help="how greedy, within the trained range")
-    sample.add_argument(
-        "--target",
-        type=str | None,
-        default=None,
-        help="centres of windows, e.g. band_gap=2.0, within the trained range",
-    )
-    sample.add_argument(
-        "--corrected", type=bool, default=False, nargs="?", const=True, help="resample to the exact target"
-    )
-    sample.add_argument("--seed", type=int | None, default=None, help="of this call")
-    sample.add_argument("--output", type=Path | None, default=None, help="write a CSV file instead of a table")
-    _add_json(sample)
-    commands.add_subcommand("sample", sample, help="sample from a trained policy")
-
-    report = _Parser(description="Write report.html of a run again.")
-    report.add_argument("run", type=Path, help="folder of the run")
-    _add_json(report)
-    commands.add_subcommand("report", report, help="write the report of a run again")
-
-    reference = _Parser(
-        description="Compute a reference table of formation energies with CHGNet; goes on where it stopped."
-    )
-    reference.add_argument("--config", action="config", help="YAML file with any of these options")
-    reference.add_class_arguments(ReferenceConfig)
-    _add_json(reference)
-    commands.add_subcommand("reference", reference, help="compute a reference table of formation energies")
-    return parser
-
-
-def _add_json(parser: ArgumentParser) -> None:
-    parser.add_argument("--json", type=bool, default=False, nargs="?", const=True, help="print one JSON object only")
-
-
-def _version() -> str:
-    from importlib import metadata
-
-    return metadata.version("matsmith")
 
 
 # Commands
 
 
 def _design(parser: ArgumentParser, options: Namespace) -> None:
-    config = _design_config(parser, options)
+    config = design_config(parser, options)
     from agent.design_run import Interrupted, start_design
 
     def dump() -> str:
         stored = options.clone()
         stored.pop("config", None)
         stored.pop("json", None)
-        text: str = _design_parser(parser).dump(stored, skip_validation=True, skip_unset=False)
+        text: str = design_parser(parser).dump(stored, skip_validation=True, skip_unset=False)
         return text
 
     say = _say if not options.json else _silent
@@ -277,7 +159,7 @@ def _report(parser: ArgumentParser, options: Namespace) -> None:
 
 
 def _reference(parser: ArgumentParser, options: Namespace) -> None:
-    _refuse_null(ReferenceConfig, options)
+    refuse_null(ReferenceConfig, options)
     values = {name: options[name] for name in ReferenceConfig.__dataclass_fields__}
     config = ReferenceConfig(**values)
     from agent.reference_run import run_reference
@@ -304,54 +186,14 @@ _COMMANDS = {
 }
 
 
-# Configuration
-
-
-def _design_parser(parser: ArgumentParser) -> ArgumentParser:
-    subparsers: Any = parser._subcommands_action
-    found: ArgumentParser = subparsers._name_parser_map["design"]
-    return found
-
-
-def _design_config(parser: ArgumentParser, options: Namespace) -> DesignConfig:
-    _refuse_null(DesignConfig, options)
-    values = _design_parser(parser).instantiate(options)
-    return DesignConfig(**{name: values[name] for name in DesignConfig.__dataclass_fields__})
-
-
-def read_config(path: Path) -> DesignConfig:
-    """Return the design configuration of a YAML file."""
-    parser = _make_parser()
-    return _design_config(parser, _design_parser(parser).parse_args(["--config", str(path)]))
-
-
-def _refuse_null(config: type, values: Any, where: str = "") -> None:
-    """Raise a ValueError for a null, or for something else than a mapping, where the configuration has no room for it.
-
-    jsonargparse lets both pass.
-    """
-    if isinstance(values, Namespace):
-        values = vars(values)
-    if not isinstance(values, dict):
-        raise ValueError(f"{where.rstrip('.')}: expected a mapping of options, not {values!r}")
-    for field in fields(config):
-        value = values.get(field.name)
-        if value is None and field.name in values and "None" not in str(field.type):
-            raise ValueError(f"{where}{field.name}: found null, expected a value; leave it out for the default")
-        nested = _NESTED.get(field.name)
-        if nested is not None and value is not None:
-            for entry in value if isinstance(value, list) else [value]:
-                _refuse_null(nested, entry, f"{where}{field.name}.")
-
-
 def _stored_config(parser: ArgumentParser, run: Path) -> tuple[DesignConfig, Any]:
     from agent.run_folder import RunFolder
 
     folder = RunFolder(run)
     if not folder.config.is_file():
         raise ValueError(f"run: {run} holds no run (expected {folder.config})")
-    design = _design_parser(parser)
-    return _design_config(parser, design.parse_args(["--config", str(folder.config)])), folder
+    design = design_parser(parser)
+    return design_config(parser, design.parse_args(["--config", str(folder.config)])), folder
 
 
 # What the user reads
@@ -396,40 +238,6 @@ def _say(text: str) -> None:
 
 def _silent(_: str) -> None:
     """Say nothing."""
-
-
-_OPTIONAL = (
-    r"Does not validate against any of the Union.*?Errors:\s+- (.*?)\s+- Expected a <class 'NoneType'>"
-    r"\s+Given value type: .*?Given value: (.*)"
-)
-"""How the parser says that a value is neither what was expected nor null."""
-
-
-def _either_or_null(found: re.Match[str]) -> str:
-    reason, value = found.groups()
-    simple = re.fullmatch(r"Expected a <class '\w+'>", reason)
-    return f"{reason}, or null. Got value: {value}" if simple else reason
-
-
-def _one_line(message: str) -> str:
-    """Fold a message into one line, without the parser's talk of its own classes."""
-    text = re.sub(_OPTIONAL, _either_or_null, message, flags=re.DOTALL)
-    text = re.sub(r"Problem with given class_path '[^']*':\s*", "", text)
-    text = re.sub(r"Not of type \w+: ", "", text)
-    text = re.sub(r"Expected a dot import path string: ", "expected a mapping. Got value: ", text)
-    text = re.sub(r"^Unexpected config: ", "config: expected a mapping of options, found ", text)
-    text = re.sub(r"Parser key \"([^\"]*)\":", r"\1:", text)
-    text = re.sub(r"Expected a <class '([^']*)'>", r"expected \1", text)
-    text = re.sub(r"Expected a typing\.Literal", "expected one of ", text)
-    unknown = re.search(r"(?:does not accept option|Option) '(?:\w+\.)*(\w+)'", text)
-    names = [field.name for config in (DesignConfig, ReferenceConfig, *_NESTED.values()) for field in fields(config)]
-    close = get_close_matches(unknown[1], names, n=1) if unknown else []
-    return " ".join(text.split()) + (f"; did you mean {close[0]}?" if close else "")
-
-
-def _fail(message: str) -> NoReturn:
-    print(f"matsmith: error: {message}", file=sys.stderr)
-    sys.exit(2)
 
 
 if __name__ == "__main__":

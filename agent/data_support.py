@@ -45,15 +45,17 @@ class ObjectiveSupport:
 
 @dataclass(frozen=True)
 class DataSupport:
-    """What the data can tell about all objectives."""
+    """What the data can tell about all objectives and constraints."""
 
     objectives: tuple[ObjectiveSupport, ...]
     warnings: tuple[str, ...]
+    constraints: tuple[ObjectiveSupport, ...] = ()
 
     def __str__(self) -> str:
         lines = ["What the data can tell"]
-        for entry in self.objectives:
-            lines.append(f"  {entry.objective}: {entry.error or 'computed exactly'}")
+        for entry in (*self.objectives, *self.constraints):
+            kind = "constraint " if entry in self.constraints else ""
+            lines.append(f"  {kind}{entry.objective}: {entry.error or 'computed exactly'}")
             if entry.known_measured is not None:
                 lines.append(
                     f"    measured: {entry.known_in_target:,} of {entry.known_measured:,} known materials lie within"
@@ -64,19 +66,21 @@ class DataSupport:
 
 
 def examine(space: DesignSpace, reward: Reward, base: Policy, seed: int = 0) -> DataSupport:
-    """Compare each objective with measured values and with predictions for samples of the space."""
+    """Compare each objective and constraint with measured values and with predictions for samples of the space."""
     generator = torch.Generator().manual_seed(seed)
     uniform = reward.predict(space.materials(space.sample_uniform_policy(_SAMPLES, generator)))
     from_base = reward.predict(space.materials(base.sample_many(_SAMPLES, generator).state))
-    entries = [_examine_one(o, uniform[o.property], from_base[o.property]) for o in reward.objectives]
+    wanted = (*reward.objectives, *reward.constraints)
+    entries = [_examine_one(o, uniform[o.property], from_base[o.property]) for o in wanted]
     warnings = [warning for entry in entries for warning in _warnings(entry)]
     warnings += [
         warning
-        for objective, entry in zip(reward.objectives, entries, strict=True)
+        for objective, entry in zip(wanted, entries, strict=True)
         if entry.known_measured is not None
         for warning in _beyond_the_data(objective)
     ]
-    return DataSupport(tuple(entries), tuple(warnings))
+    n_objectives = len(reward.objectives)
+    return DataSupport(tuple(entries[:n_objectives]), tuple(warnings), tuple(entries[n_objectives:]))
 
 
 def _examine_one(

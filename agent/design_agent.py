@@ -22,6 +22,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from agent.checks import check_reward, check_seed, check_settings
 from agent.condition_options import ConditionOptions
 from agent.conditions import Conditions, ConditionSpace, default_options
 from agent.coverage import Coverage, Scored, measure_coverage
@@ -30,12 +31,10 @@ from agent.metrics import simplex_lattice
 from agent.policy import Policy, PolicyNetwork, Rollout
 from agent.prior import Prior
 from agent.replay import effective_share
-from agent.reward import SMALLEST, FunctionReward, Reward, RewardFunction, RewardValues, as_reward
+from agent.reward import FunctionReward, Reward, RewardFunction, RewardValues, as_reward
 from agent.trainer import StepReport, Trainer
 from agent.training_options import TrainingOptions
 from envs import DesignSpace
-
-_CHECKED_SAMPLES = 64
 
 
 class DesignAgent:
@@ -197,7 +196,7 @@ class DesignAgent:
                 "log_prob": rollout.log_prob[rows].numpy(),
                 "log_prior": log_base[rows].numpy(),
                 "log_reward": values.log_reward[rows].numpy(),
-                **{name: column[rows].numpy() for name, column in property_columns(values).items()},
+                **{name: column[rows].numpy() for name, column in values.columns().items()},
             }
         )
         frame.attrs["effective_sample_size"] = effective_share(log_weights) * n_drawn
@@ -352,63 +351,6 @@ class DesignAgent:
         from agent.checkpoint import load_agent
 
         return load_agent(path, space, reward)
-
-
-def check_settings(prior_weight: float, beta: float, seed: int) -> None:
-    """Check what can be checked before space, reward and prior are made.
-
-    Raises:
-        ValueError: A number is out of range; the message names it.
-    """
-    if not 0 <= prior_weight <= 1:
-        raise ValueError(f"prior_weight: {prior_weight:g} is not in 0..1")
-    if not 0 < beta < 1000:
-        raise ValueError(f"beta: {beta:g} is not a positive number below 1000")
-    check_seed(seed)
-
-
-def check_seed(seed: int) -> None:
-    """Raise a ValueError unless a seed is one."""
-    if not 0 <= seed < 2**62:
-        raise ValueError(f"seed: {seed} is not a whole number from 0 to 2^62")
-
-
-def check_reward(reward: Reward | FunctionReward, space: DesignSpace, seed: int = 0) -> int:
-    """Evaluate a reward on one batch of uniform samples; return the number of columns of its outcomes.
-
-    Raises:
-        ValueError: The reward fails, returns something else than finite values >= 0, or only values too small to be
-            told apart; the message names it.
-    """
-    state = space.sample_uniform_policy(_CHECKED_SAMPLES, torch.Generator().manual_seed(seed))
-    materials = space.materials(state)
-    if isinstance(reward, FunctionReward):
-        largest = float(reward.values(materials).max())
-        if 0 < largest < SMALLEST:
-            raise ValueError(
-                f"reward {reward.name!r}: the largest of {len(materials)} values is {largest:.2g}, "
-                f"but values below {SMALLEST:g} are not told apart; scale it up"
-            )
-        return 1
-    values = reward(materials)
-    bad = ~torch.isfinite(values.log_reward)
-    if bad.any():
-        raise ValueError(f"objectives: not finite for {materials[int(bad.nonzero()[0, 0])]}")
-    return values.outcomes.shape[1]
-
-
-def property_columns(values: RewardValues) -> dict[str, Tensor]:
-    """Return columns by name: value and spread of each property, and utility of each objective, float (N,)."""
-    from surrogates.properties import column_of
-
-    columns: dict[str, Tensor] = {}
-    for name, predicted in values.properties.items():
-        column = column_of(name)
-        columns[column] = predicted.mean
-        columns[f"{column}_std"] = predicted.std
-    for name, utility in values.utilities.items():
-        columns[f"utility_{name}"] = utility
-    return columns
 
 
 def _uniform_policy(space: DesignSpace) -> Policy:

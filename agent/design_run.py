@@ -13,11 +13,12 @@ import pandas as pd
 import torch
 
 from agent.candidates import collect_candidates, predict_known
+from agent.checks import check_settings
 from agent.conditions import default_options
 from agent.config import ConstraintConfig, DesignConfig, ObjectiveConfig, SpaceConfig
 from agent.coverage import Coverage
 from agent.data_support import DataSupport, examine
-from agent.design_agent import DesignAgent, check_settings
+from agent.design_agent import DesignAgent
 from agent.front import pareto_front
 from agent.interruption import ForcedInterrupt
 from agent.objective import Objective

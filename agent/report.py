@@ -160,8 +160,9 @@ def _texts(frame: pd.DataFrame, column: str) -> list[str]:
     return [str(value) for value in frame[column]] if column in frame.columns else [""] * len(frame)
 
 
-def _objectives(support: Mapping[str, Any]) -> list[dict[str, Any]]:
-    described = support.get("objectives")
+def _stated(support: Mapping[str, Any], kind: str) -> list[dict[str, Any]]:
+    """Return the objectives or the constraints of a run."""
+    described = support.get(kind)
     return [item for item in described if isinstance(item, dict)] if isinstance(described, list) else []
 
 
@@ -313,7 +314,7 @@ def _render(run: _Run) -> str:
     from jinja2 import Environment
     from plotly.offline import get_plotlyjs
 
-    objectives = _objectives(run.support)
+    objectives = _stated(run.support, "objectives")
     quantities = _quantities(run.candidates, objectives)
     front = None
     if run.front is not None:
@@ -342,6 +343,7 @@ def _render(run: _Run) -> str:
     return environment.from_string(template).render(
         run=run,
         objectives=objectives,
+        constraints=_stated(run.support, "constraints"),
         stated_warnings=stated_warnings if isinstance(stated_warnings, list) else [],
         formulas=formulas,
         share_novel=None if novel is None or not len(novel) else float(novel.mean()),

@@ -22,7 +22,7 @@ from agent.conditions import Conditions
 from agent.objective import Objective
 from agent.plug_in import describe_failure
 from surrogates.distribution import PropertyDistribution, distribution_parameters, from_parameters
-from surrogates.properties import evaluate_properties, property_named
+from surrogates.properties import column_of, evaluate_properties, property_named
 
 RewardFunction = Callable[[Sequence[str]], Any]
 FLOOR = 0.01
@@ -45,6 +45,14 @@ class RewardValues:
     """Predicted distributions by property name."""
     feasibility: Tensor | None = None
     """Probability that all constraints hold, float (N,); None without constraints."""
+
+    def columns(self) -> dict[str, Tensor]:
+        """Return value and spread of each property, utility of each objective, and feasibility, by column, (N,)."""
+        columns: dict[str, Tensor] = {}
+        for name, predicted in self.properties.items():
+            columns |= {column_of(name): predicted.mean, f"{column_of(name)}_std": predicted.std}
+        columns |= {f"utility_{name}": utility for name, utility in self.utilities.items()}
+        return columns if self.feasibility is None else columns | {"feasibility": self.feasibility}
 
 
 class Reward:

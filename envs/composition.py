@@ -17,6 +17,7 @@ from torch import Tensor
 
 from envs.charge_sets import BITS_PER_WORD, shift, union
 from envs.chemistry import ATOMIC_NUMBERS, check_elements, formula_order
+from envs.composition_edits import edit_compositions
 from envs.composition_limits import CompositionLimits
 from envs.design_space import DesignSpace
 from envs.formula import CompositionBatch, parse_formula, reduce_amounts
@@ -25,8 +26,6 @@ from envs.look_ahead import LookAheadTables, build_tables
 _STOPPED, _LAST, _BUDGET, _FIRST_PLACED = range(4)  # columns of a state
 _CHARGE_FEATURES = BITS_PER_WORD  # charges 0..62 that a policy sees; higher ones occur only far outside the defaults
 _ATOM_FEATURES = 20
-_EDIT_TRIES = 4
-"""Tries at a valid edit of a composition."""
 _MASK_CHUNK = 128  # rows whose table entries fit the processor's cache: 5 x faster than all rows at once
 
 
@@ -293,58 +292,8 @@ class CompositionSpace(DesignSpace):
         return torch.cat([new_clean, new_tied, new_anion], dim=1)
 
     def edit(self, actions: Tensor, generator: torch.Generator) -> Tensor:
-        """Return a valid variation of each composition, long (n, max_steps).
-
-        One edit, or with a chance of 1/2 each more: an element is exchanged, a count set anew, an element added or
-        dropped. Where a few tries give nothing valid, the composition stays as it is.
-        """
-        edited = actions.clone()
-        pending = torch.arange(len(actions))
-        for _ in range(_EDIT_TRIES):
-            proposed = actions[pending]
-            more = torch.arange(len(pending))
-            while len(more):
-                proposed[more] = self._edit_once(proposed[more], generator)
-                more = more[torch.rand(len(more), generator=generator) < 0.5]
-            valid = self._are_valid(proposed)
-            edited[pending[valid]] = proposed[valid]
-            pending = pending[~valid]
-            if not len(pending):
-                break
-        return edited
-
-    def _edit_once(self, actions: Tensor, generator: torch.Generator) -> Tensor:
-        """Return sequences with one edit, in canonical order, valid or not."""
-
-        def random(high: Tensor | int) -> Tensor:
-            return (torch.rand(len(actions), generator=generator) * high).long()
-
-        rows, length = torch.arange(len(actions)), (actions != self.stop).sum(1)
-        kind, slot = random(4), random(length.clamp_min(1))
-        element, count = random(len(self.elements)), random(self._n_counts)
-        slot = torch.where(kind == 2, length.clamp_max(self.max_steps - 1), slot)
-        before = actions[rows, slot]
-        placed = torch.stack(
-            [
-                element * self._n_counts + before % self._n_counts,  # another element, as many of it
-                before // self._n_counts * self._n_counts + count,  # the same element, another count
-                element * self._n_counts + count,  # one element more
-                torch.full_like(before, self.stop),  # one element less
-            ]
-        )[kind, rows]
-        edited = actions.clone()
-        edited[rows, slot] = torch.where((length == 0) & (kind != 2), self.stop, placed)
-        return edited.sort(1).values
-
-    def _are_valid(self, actions: Tensor) -> Tensor:
-        """Return which sequences are those of a finished composition of the space, bool (n,)."""
-        state, valid = self.initial(len(actions)), torch.ones(len(actions), dtype=torch.bool)
-        for column in actions.T:
-            rows = valid.nonzero().squeeze(1)
-            valid[rows] = self.allowed(state[rows], column[rows])
-            rows = valid.nonzero().squeeze(1)
-            state[rows] = self.step(state[rows], column[rows])
-        return valid & self.is_finished(state)
+        """Return a valid variation of each composition, long (n, max_steps); see `envs.composition_edits`."""
+        return edit_compositions(self, self._n_counts, actions, generator)
 
     def features(self, state: Tensor) -> Tensor:
         """Return what a policy sees, float (n, n_features), in the order of `feature_names`."""

@@ -19,7 +19,7 @@ import torch
 from jsonargparse import auto_cli
 
 from agent import DesignAgent, Policy
-from agent.cli import read_config
+from agent.command_parser import read_config
 from agent.design_run import make_agent
 from agent.replay import effective_share
 

@@ -452,15 +452,15 @@ def test_a_run_killed_between_checkpoints_goes_on_from_the_last_one(
 def test_a_configuration_changed_after_the_start_is_refused(
     folder: Path, capsys: pytest.CaptureFixture[str], change: dict[str, Any], part: str
 ) -> None:
-    from agent.cli import _design_config, _design_parser, _make_parser
+    from agent.command_parser import design_config, design_parser, make_parser
     from agent.design_run import make_agent
 
     write_config("config.yaml", **change)
     RunFolder(folder / "run").path.mkdir()
     Path("config.yaml").rename("run/config.yaml")
-    parser = _make_parser()
+    parser = make_parser()
     write_config("first.yaml")
-    config = _design_config(parser, _design_parser(parser).parse_args(["--config", "first.yaml"]))
+    config = design_config(parser, design_parser(parser).parse_args(["--config", "first.yaml"]))
     make_agent(config, progress=False).save(RunFolder(folder / "run").checkpoint)
     for command in ("resume", "sample"):
         assert_refused([command, "run"], capsys, part)

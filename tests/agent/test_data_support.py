@@ -86,3 +86,12 @@ def test_only_the_band_gap_is_measured() -> None:
     assert measured_values("supply_risk") is None
     values = measured_values("band_gap")
     assert values is not None and values.min() >= 0
+
+
+def test_constraints_are_examined_apart() -> None:
+    reward = Reward([Objective("band_gap", low=1.0)], constraints=[Objective("toxicity", high=0.1)])
+    support = examine(SPACE, reward, BASE)
+    assert [entry.property for entry in support.objectives] == ["band_gap"]
+    assert [entry.property for entry in support.constraints] == ["toxicity"]
+    assert support.constraints[0].prior_share == 1.0  # no poison among Na, K, O, S and Cl
+    assert "constraint toxicity in -inf..0.1: computed exactly" in str(support)

@@ -96,7 +96,7 @@ def metrics() -> list[dict[str, float]]:
     shares = 1 - np.exp(-np.arange(60) / 15)
     return [
         {"step": 25 * i, "beta": min(8.0, 1.0 + i // 6), "loss": 9.0 / (1 + i), "mean_reward": 0.1 + 0.7 * share,
-         "log_z": -4.2, "effective_share": 0.25 - 0.1 * share, "covered": 0.6 + 0.35 * share, "n_distinct": 400 * i,
+         "log_z": -4.2, "effective_share": 0.25 - 0.1 * share, "covered": 0.6 + 0.35 * share, "n_evaluated": 400 * i,
          "seconds": 2.6 * i}
         for i, share in enumerate(shares.tolist())
     ]  # fmt: skip
@@ -331,3 +331,11 @@ def test_element_frequencies_count_candidates_not_atoms() -> None:
 )
 def test_spread_decides_the_digits(value: float, spread: float, text: str) -> None:
     assert with_spread(value, spread) == text
+
+
+def test_constraints_stand_under_the_goals(run: Path) -> None:
+    assert "in any case" not in words(run)
+    support = json.loads((run / "support.json").read_text())
+    support["constraints"] = [{"property": "toxicity", "objective": "toxicity in -inf..0.1", "unit": ""}]
+    write_json(run / "support.json", support)
+    assert "in any case: Toxicity at most 0.1" in words(run)

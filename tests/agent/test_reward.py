@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from agent import Objective, Reward
+from agent.checks import check_reward
 from agent.condition_options import ConditionOptions
 from agent.conditions import Conditions, ConditionSpace
-from agent.design_agent import check_reward, property_columns
 from agent.reward import FunctionReward, as_reward, scalarize
 from surrogates import Prediction
 from tests.agent.examples import space_named
@@ -91,7 +91,7 @@ def test_a_reward_is_the_logarithm_of_floor_plus_score() -> None:
     assert values.utilities["letters"].tolist() == pytest.approx(letters)
     assert values.utilities["toxicity"].tolist() == [1.0, 1.0, 1.0]
     assert values.log_reward.tolist() == pytest.approx(np.log(0.01 + (letters + 2) / 3), abs=1e-6)
-    columns = property_columns(values)
+    columns = values.columns()
     assert columns["letters"].tolist() == [4.0, 3.0, 4.0]
     assert columns["letters_std"].tolist() == [1.0, 1.0, 1.0]
     assert {"toxicity_fraction", "utility_letters", "utility_toxicity"} <= set(columns)
@@ -337,3 +337,10 @@ def test_a_distribution_that_cannot_be_taken_apart_has_no_target_range() -> None
         Reward([Objective("letters", "window", 1, 2, model=WithDistribution())])(MATERIALS).utilities["letters"].sum()
         == 3
     )
+
+
+def test_columns_have_the_feasibility_where_there_are_constraints() -> None:
+    objective, constraint = Objective("supply_risk", "minimize", 1000, 5000), Objective("toxicity", high=0.1)
+    assert "feasibility" not in Reward([objective])(MATERIALS).columns()
+    columns = Reward([objective], constraints=[constraint])(["NaCl", "PbO"]).columns()
+    assert columns["feasibility"].tolist() == [1.0, pytest.approx(1e-6)]

@@ -1,0 +1,210 @@
+"""What the command line and YAML files are read with: the options of every command, and mistakes in one line."""
+
+from __future__ import annotations
+
+import re
+import sys
+from dataclasses import fields
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, NoReturn
+
+from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_loader
+from jsonargparse.typing import register_type
+
+from agent.condition_options import ConditionOptions
+from agent.config import (
+    ConstraintConfig,
+    DesignConfig,
+    ICSD24FilterOptions,
+    ObjectiveConfig,
+    PlugIn,
+    ReferenceConfig,
+    SpaceConfig,
+)
+from agent.training_options import TrainingOptions
+
+_NESTED: dict[str, type] = {
+    "objectives": ObjectiveConfig,
+    "constraints": ConstraintConfig,
+    "conditions": ConditionOptions,
+    "space": SpaceConfig,
+    "icsd24_filter": ICSD24FilterOptions,
+    "training": TrainingOptions,
+}
+
+
+class _Parser(ArgumentParser):
+    """Takes options by their whole names, and reports a mistake in one line instead of usage and several."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"allow_abbrev": False, **kwargs})
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Print one line and exit with status 2."""
+        if not self.exit_on_error:  # the parser of a nested value: the outer one adds where it stands
+            raise ArgumentError(None, message) from ex
+        fail(one_line(message))
+
+
+def _load_yaml(text: str) -> Any:
+    """Load YAML 1.2, in which No is nobelium and not false."""
+    from ruamel.yaml import YAML
+
+    value = YAML(typ="safe", pure=True).load(text)
+    unset = isinstance(value, dict) and all(entry is None for entry in value.values())
+    return text if unset else value  # "band_gap:" on the command line is text, not a mapping
+
+
+def make_parser() -> ArgumentParser:
+    """Return the parser of all commands."""
+    from ruamel.yaml.error import YAMLError
+
+    set_loader("yaml", _load_yaml, exceptions=(YAMLError,))
+    register_type(PlugIn, PlugIn.as_dict, PlugIn.read)  # its class_path is no subclass of PlugIn
+    parser = _Parser(
+        prog="matsmith",
+        description="Goal-directed design of inorganic materials.",
+        version=_version(),
+        default_env=False,
+    )
+    commands = parser.add_subcommands(required=True)
+
+    design = _Parser(description="Train a policy on objectives and write ranked candidates with a report.")
+    design.add_argument("--config", action="config", help="YAML file with any of these options")
+    design.add_class_arguments(DesignConfig)
+    _add_json(design)
+    commands.add_subcommand("design", design, help="train a policy and write ranked candidates with a report")
+
+    resume = _Parser(description="Go on with an interrupted design run.")
+    resume.add_argument("run", type=Path, help="folder of the run")
+    _add_json(resume)
+    commands.add_subcommand("resume", resume, help="go on with an interrupted run")
+
+    sample = _Parser(description="Sample materials from the policy of a run.")
+    sample.add_argument("run", type=Path, help="folder of the run")
+    sample.add_argument("--n", type=int, default=100, help="number of samples")
+    sample.add_argument(
+        "--preference",
+        type=str | None,
+        default=None,
+        help="weights over the objectives, e.g. band_gap=0.7,e_above_hull=0.3; or sweep, for the Pareto front",
+    )
+    sample.add_argument("--beta", type=float | None, default=None, help="how greedy, within the trained range")
+    sample.add_argument(
+        "--target",
+        type=str | None,
+        default=None,
+        help="centres of windows, e.g. band_gap=2.0, within the trained range",
+    )
+    sample.add_argument(
+        "--corrected", type=bool, default=False, nargs="?", const=True, help="resample to the exact target"
+    )
+    sample.add_argument("--seed", type=int | None, default=None, help="of this call")
+    sample.add_argument("--output", type=Path | None, default=None, help="write a CSV file instead of a table")
+    _add_json(sample)
+    commands.add_subcommand("sample", sample, help="sample from a trained policy")
+
+    report = _Parser(description="Write report.html of a run again.")
+    report.add_argument("run", type=Path, help="folder of the run")
+    _add_json(report)
+    commands.add_subcommand("report", report, help="write the report of a run again")
+
+    reference = _Parser(
+        description="Compute a reference table of formation energies with CHGNet; goes on where it stopped."
+    )
+    reference.add_argument("--config", action="config", help="YAML file with any of these options")
+    reference.add_class_arguments(ReferenceConfig)
+    _add_json(reference)
+    commands.add_subcommand("reference", reference, help="compute a reference table of formation energies")
+    return parser
+
+
+def _add_json(parser: ArgumentParser) -> None:
+    parser.add_argument("--json", type=bool, default=False, nargs="?", const=True, help="print one JSON object only")
+
+
+def _version() -> str:
+    from importlib import metadata
+
+    return metadata.version("matsmith")
+
+
+# Configurations
+
+
+def design_parser(parser: ArgumentParser) -> ArgumentParser:
+    """Return the parser of `design` within that of all commands."""
+    subparsers: Any = parser._subcommands_action
+    found: ArgumentParser = subparsers._name_parser_map["design"]
+    return found
+
+
+def design_config(parser: ArgumentParser, options: Namespace) -> DesignConfig:
+    """Return the design configuration of parsed options."""
+    refuse_null(DesignConfig, options)
+    values = design_parser(parser).instantiate(options)
+    return DesignConfig(**{name: values[name] for name in DesignConfig.__dataclass_fields__})
+
+
+def read_config(path: Path) -> DesignConfig:
+    """Return the design configuration of a YAML file."""
+    parser = make_parser()
+    return design_config(parser, design_parser(parser).parse_args(["--config", str(path)]))
+
+
+def refuse_null(config: type, values: Any, where: str = "") -> None:
+    """Raise a ValueError for a null, or for something else than a mapping, where the configuration has no room for it.
+
+    jsonargparse lets both pass.
+    """
+    if isinstance(values, Namespace):
+        values = vars(values)
+    if not isinstance(values, dict):
+        raise ValueError(f"{where.rstrip('.')}: expected a mapping of options, not {values!r}")
+    for field in fields(config):
+        value = values.get(field.name)
+        if value is None and field.name in values and "None" not in str(field.type):
+            raise ValueError(f"{where}{field.name}: found null, expected a value; leave it out for the default")
+        nested = _NESTED.get(field.name)
+        if nested is not None and value is not None:
+            for entry in value if isinstance(value, list) else [value]:
+                refuse_null(nested, entry, f"{where}{field.name}.")
+
+
+# Mistakes
+
+
+_OPTIONAL = (
+    r"Does not validate against any of the Union.*?Errors:\s+- (.*?)\s+- Expected a <class 'NoneType'>"
+    r"\s+Given value type: .*?Given value: (.*)"
+)
+"""How the parser says that a value is neither what was expected nor null."""
+
+
+def _either_or_null(found: re.Match[str]) -> str:
+    reason, value = found.groups()
+    simple = re.fullmatch(r"Expected a <class '\w+'>", reason)
+    return f"{reason}, or null. Got value: {value}" if simple else reason
+
+
+def one_line(message: str) -> str:
+    """Fold a message into one line, without the parser's talk of its own classes."""
+    text = re.sub(_OPTIONAL, _either_or_null, message, flags=re.DOTALL)
+    text = re.sub(r"Problem with given class_path '[^']*':\s*", "", text)
+    text = re.sub(r"Not of type \w+: ", "", text)
+    text = re.sub(r"Expected a dot import path string: ", "expected a mapping. Got value: ", text)
+    text = re.sub(r"^Unexpected config: ", "config: expected a mapping of options, found ", text)
+    text = re.sub(r"Parser key \"([^\"]*)\":", r"\1:", text)
+    text = re.sub(r"Expected a <class '([^']*)'>", r"expected \1", text)
+    text = re.sub(r"Expected a typing\.Literal", "expected one of ", text)
+    unknown = re.search(r"(?:does not accept option|Option) '(?:\w+\.)*(\w+)'", text)
+    names = [field.name for config in (DesignConfig, ReferenceConfig, *_NESTED.values()) for field in fields(config)]
+    close = get_close_matches(unknown[1], names, n=1) if unknown else []
+    return " ".join(text.split()) + (f"; did you mean {close[0]}?" if close else "")
+
+
+def fail(message: str) -> NoReturn:
+    """Print one line on standard error and exit with status 2."""
+    print(f"matsmith: error: {message}", file=sys.stderr)
+    sys.exit(2)
