@@ -381,7 +381,7 @@ _DEEPEST_RATIO = 12.0
 """Nats by which the target may lie below the base measure while training; beyond, it is cut off."""
 _ANCHORS = 8
 """Conditions under which replayed entries are weighed in a step."""
-_WEIGHTS = 131_072
+_WEIGHTS = 65_536
 """Most importance weights computed in a step, all conditions together."""
 _RECENT = 4096
 """Latest policy samples under the run's own condition, by which the policy is judged."""

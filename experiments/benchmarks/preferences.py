@@ -35,7 +35,7 @@ class Options:
     max_elements: int = 3
     max_count: int = 3
     max_atoms: int = 8
-    steps: int = 1500
+    steps: int = 2500
     batch_size: int = 2048
     """Trajectories a step; the more, the less the conditions drown each other."""
     preferences: int = 15
