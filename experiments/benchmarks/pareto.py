@@ -154,7 +154,7 @@ def utilities_of(reward: Reward, materials: CompositionBatch) -> Tensor:
 def judge(archive: Archive, space: CompositionSpace, front: Tensor, options: Options) -> dict[str, float]:
     """Measure an archive against the true front."""
     kept = is_non_dominated(archive.utilities)
-    systems = {chemical_system(formula) for formula in space.decode(archive.states[kept])}
+    formulas = space.decode(archive.states[kept])
     whole = hypervolume(front)
     utilities = archive.utilities.clamp(0, 1)
     early = {
@@ -162,14 +162,16 @@ def judge(archive: Archive, space: CompositionSpace, front: Tensor, options: Opt
         for n in options.milestones
         if n < options.evaluations
     }
-    found = (torch.cdist(front.double(), utilities[kept].double()).amin(1) < 1e-6).float().mean()
+    distance = torch.cdist(front.double(), utilities[kept].double())
+    true = (distance.amin(0) < 1e-6).tolist()
     return {
         **early,
         "hypervolume": hypervolume(utilities) / whole,
         "IGD+": igd_plus(utilities, front),
         "R2": r2(utilities, simplex_lattice(len(OBJECTIVES), 100)),
-        "share of the true front": float(found),
-        "systems on the front": len(systems),
+        "share of the true front": float((distance.amin(1) < 1e-6).float().mean()),
+        "systems on its own front": len({chemical_system(formula) for formula in formulas}),
+        "systems on the true front": len({chemical_system(f) for f, on in zip(formulas, true, strict=True) if on}),
         "evaluations": len(utilities),
     }
 
