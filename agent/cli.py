@@ -11,6 +11,7 @@ import shlex
 import signal
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -66,8 +67,14 @@ def _resume(parser: ArgumentParser, options: Namespace) -> None:
     from agent.design_run import Interrupted, resume_design
 
     config, folder = _stored_config(parser, options.run)
+    changed = {name: options[name] for name in ("executor", "workers", "rounds") if options[name] is not None}
+    if changed and not config.rounds:
+        raise ValueError(f"{next(iter(changed))}: {options.run} is a run without rounds of labelling")
+    if options.rounds is not None and options.rounds < config.rounds:
+        raise ValueError(f"rounds: {options.rounds} is less than the {config.rounds} that the run was started with")
+    say = _say if not options.json else _silent
     try:
-        result = resume_design(config, folder, progress=not options.json)
+        result = resume_design(replace(config, **changed), folder, not options.json, say)
     except Interrupted as stop:
         _explain_interruption(str(stop), options.run)
     _print_result(result, options.json)
@@ -208,6 +215,7 @@ def _print_result(result: DesignResult, as_json: bool) -> None:
             "candidates": len(result.candidates),
             "novel": int(result.candidates["novel"].sum()),
             "coverage": asdict(result.coverage),
+            "labels": result.labels,
             "warnings": list(result.support.warnings) if result.support else [],
             "seconds": round(result.seconds, 1),
             "best": json.loads(result.candidates.head(10).to_json(orient="records")),
@@ -219,6 +227,8 @@ def _print_result(result: DesignResult, as_json: bool) -> None:
     print(_table(result.candidates.head(10)[shown]))
     novel = result.candidates["novel"].mean()
     print(f"\n{len(result.candidates)} candidates, {novel:.0%} not in the lists of known formulas")
+    if result.labels:
+        print(f"{result.labels} materials labelled: {result.folder}/labels.csv")
     print(result.coverage)
     print(f"{result.folder}/candidates.csv\n{result.folder}/report.html")
 

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_loader
 from jsonargparse.typing import register_type
 
+from agent.campaign_options import CampaignOptions
 from agent.condition_options import ConditionOptions
 from agent.config import (
     ConstraintConfig,
@@ -28,6 +29,7 @@ _NESTED: dict[str, type] = {
     "objectives": ObjectiveConfig,
     "constraints": ConstraintConfig,
     "conditions": ConditionOptions,
+    "campaign": CampaignOptions,
     "space": SpaceConfig,
     "icsd24_filter": ICSD24FilterOptions,
     "training": TrainingOptions,
@@ -78,6 +80,9 @@ def make_parser() -> ArgumentParser:
 
     resume = _Parser(description="Go on with an interrupted design run.")
     resume.add_argument("run", type=Path, help="folder of the run")
+    resume.add_argument("--executor", type=str | None, default=None, help="where the oracle runs from now on")
+    resume.add_argument("--workers", type=int | None, default=None, help="processes that label from now on")
+    resume.add_argument("--rounds", type=int | None, default=None, help="rounds of labelling in all, to add some")
     _add_json(resume)
     commands.add_subcommand("resume", resume, help="go on with an interrupted run")
 

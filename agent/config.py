@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from agent.campaign_options import CampaignOptions
 from agent.condition_options import ConditionOptions
 from agent.training_options import TrainingOptions
 
@@ -154,7 +155,17 @@ class DesignConfig:
     """What can be asked of the policy once it is trained; when left out, any preference at beta 1 to 32 if there are
     several objectives, else nothing."""
     steps: int = 1000
-    """Training steps."""
+    """Training steps; with rounds, those of the first."""
+    rounds: int = 0
+    """Rounds in which an oracle labels a batch, models are refitted and the policy is trained on; 0 for none."""
+    oracle: PlugIn | None = None
+    """Who labels: chgnet, or a class of yours with name, version, cost and label(materials)."""
+    campaign: CampaignOptions = field(default_factory=CampaignOptions)
+    """How batches are selected and labelled."""
+    executor: str = "process"
+    """Where the oracle runs: in-process, process, dask (a local cluster), or dask:tcp://host:port (one that runs)."""
+    workers: int | None = None
+    """Processes that label; one a core when left out."""
     training: TrainingOptions = field(default_factory=TrainingOptions)
     """Settings of the training."""
     candidates: int = 500

@@ -84,7 +84,7 @@ class DesignAgent:
         self.conditions = ConditionSpace(objectives, beta, conditions)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)  # initial weights
-            base = prior.policy(space) if prior is not None else _uniform_policy(space)
+            base = prior.policy(space) if prior is not None else uniform_policy(space)
             self.trainer = Trainer(
                 space, self.reward, self.conditions, base, self.prior_weight, self.options, seed, n_outcomes
             )
@@ -144,6 +144,22 @@ class DesignAgent:
 
             self.trainer.train(steps, report)
         return pd.DataFrame(self.history)
+
+    def change_reward(self, reward: Reward) -> None:
+        """Go on with another reward over the same objectives, with models that were fitted anew for instance.
+
+        What was learned is kept; the latest materials of the replay are evaluated anew.
+
+        Raises:
+            ValueError: Its objectives or scalarisation are others, or it fails on a first batch.
+        """
+        if [replace(o, model=None) for o in reward.objectives] != [
+            replace(o, model=None) for o in self.reward.objectives
+        ]:
+            raise ValueError("change_reward: the objectives are not those that the policy was trained for")
+        n_outcomes = check_reward(reward, self.space, self.seed)
+        self.reward = reward
+        self.trainer.change_reward(reward, n_outcomes)
 
     def sample(
         self,
@@ -353,5 +369,6 @@ class DesignAgent:
         return load_agent(path, space, reward)
 
 
-def _uniform_policy(space: DesignSpace) -> Policy:
+def uniform_policy(space: DesignSpace) -> Policy:
+    """Return the policy that takes every allowed action with the same probability."""
     return Policy(space, PolicyNetwork.for_space(space).requires_grad_(False))

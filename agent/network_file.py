@@ -13,7 +13,12 @@ from torch import Tensor
 
 
 def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:
-    """Write tensors and a JSON-compatible description; the file appears whole or not at all."""
+    """Write tensors and a JSON-compatible description; the file appears whole or not at all.
+
+    Raises:
+        OSError: It cannot be written; the message names the file.
+    """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     path = Path(path)
@@ -26,6 +31,8 @@ def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], description: 
             metadata={"description": json.dumps(description)},
         )
         temporary.replace(path)
+    except SafetensorError as error:
+        raise OSError(f"{path}: cannot be written ({' '.join(str(error).split())})") from error
     finally:
         temporary.unlink(missing_ok=True)
 

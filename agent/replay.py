@@ -136,6 +136,11 @@ class Replay:
         n = self.size
         return Batch(self.actions[:n], self.log_base[:n], self.outcomes[:n], self.log_mixture[:n])
 
+    def latest(self, most: int) -> Batch:
+        """Return the entries added last, the newest at the end, `most` of them at most."""
+        n = min(most, self.size)
+        return self.contents()[(self.position - n + torch.arange(n)) % max(self.size, 1)]
+
     def window(self, most: int, generator: torch.Generator) -> Batch:
         """Return all entries, or a run of `most` neighbours that starts anywhere."""
         if self.size <= most:
@@ -159,6 +164,7 @@ class Replay:
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Restore what `state_dict` returned."""
         self.size = len(state["actions"])
+        self.outcomes = torch.zeros(self.capacity, state["outcomes"].shape[1])
         self.actions[: self.size] = state["actions"]
         self.log_base[: self.size] = state["log_base"]
         self.outcomes[: self.size] = state["outcomes"]

@@ -2,6 +2,7 @@
 
     config.yaml  environment.json  support.json  metrics.jsonl  coverage.json  candidates.csv  report.html
     front.csv  front.json  known.csv (with several objectives)  checkpoints/agent.safetensors  tb/
+    campaign.db  campaign.json  labels.csv  labels_ase.db  labels.extxyz  cifs/ (with rounds of labelling)
 
 Every file appears whole or not at all, except metrics.jsonl and tb/, which grow line by line.
 """
@@ -14,7 +15,8 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib import metadata
@@ -28,6 +30,8 @@ _MARK = "environment.json"
 """The file by which a run is told from a folder of the user's, whose config.yaml must not be lost."""
 _OTHERS = (
     "energy.safetensors", "support.json", "coverage.json", "front.csv", "front.json", "known.csv", "report.html", "tb",
+    "campaign.db", "campaign.db-wal", "campaign.db-shm", "campaign.json",
+    "labels.csv", "labels_ase.db", "labels.extxyz", "cifs",
 )  # fmt: skip
 _OURS = ("config.yaml", "environment.json", "metrics.jsonl", "candidates.csv", "checkpoints")
 
@@ -92,14 +96,19 @@ class RunFolder:
                 entry.unlink(missing_ok=True)
 
     def write_text(self, name: str, text: str) -> Path:
-        """Write a file that appears whole or not at all."""
+        """Write a file that appears whole or not at all.
+
+        Raises:
+            OSError: It cannot be written; the message names the file.
+        """
         target = self.path / name
-        temporary = target.with_name(f"{name}.part-{os.getpid()}")
-        try:
-            temporary.write_text(text, encoding="utf-8")
-            temporary.replace(target)
-        finally:
-            temporary.unlink(missing_ok=True)
+        temporary = target.with_name(f"{target.name}.part-{os.getpid()}")
+        with _named(target):
+            try:
+                temporary.write_text(text, encoding="utf-8")
+                temporary.replace(target)
+            finally:
+                temporary.unlink(missing_ok=True)
         return target
 
     def write_json(self, name: str, values: Mapping[str, Any]) -> Path:
@@ -124,33 +133,48 @@ class MetricsLog:
 
         file = path / "metrics.jsonl"
         kept = [line for line in _whole_lines(file) if json.loads(line)["step"] <= step]
-        file.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+        RunFolder(path).write_text(file.name, "".join(f"{line}\n" for line in kept))
         self._seconds = json.loads(kept[-1])["seconds"] if kept else 0.0
         self._started = datetime.now(UTC)
         self._file = file.open("a", encoding="utf-8")
-        self._events: Any = SummaryWriter(str(path / "tb"), purge_step=step + 1)
+        self._path = file
+        with _named(path / "tb"):
+            self._events: Any = SummaryWriter(str(path / "tb"), purge_step=step + 1)
 
     def write(self, report: StepReport) -> None:
         """Append one step."""
         values = asdict(report)
         seconds = self._seconds + (datetime.now(UTC) - self._started).total_seconds()
-        self._file.write(json.dumps(values | {"seconds": round(seconds, 2)}) + "\n")
+        with _named(self._path):
+            self._file.write(json.dumps(values | {"seconds": round(seconds, 2)}) + "\n")
+            if report.step % 10 == 0:
+                self._file.flush()
         if report.step % 10 == 0:
-            self._file.flush()
             for name, value in values.items():
                 if name != "step":
                     self._events.add_scalar(f"training/{name}", value, report.step)
 
     def close(self) -> None:
         """Write out what is buffered."""
-        self._file.close()
-        self._events.close()
+        with _named(self._path):
+            self._file.close()
+        with _named(self._path.with_name("tb")):
+            self._events.close()
 
     def __enter__(self) -> MetricsLog:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Have an error of writing name the file."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(f"{path}: cannot be written ({error.strerror or error})") from error
 
 
 def _whole_lines(file: Path) -> list[str]:

@@ -267,9 +267,10 @@ class Trainer:
         self.replay.add(edited)
         return Batch.join([edited, chosen[n_edited:]]), target
 
-    def _outcomes(self, actions: Tensor, state: Tensor) -> Tensor:
+    def _outcomes(self, actions: Tensor, state: Tensor, ring: Replay | None = None) -> Tensor:
         """Return the outcomes of finished trajectories, evaluating only what the replay does not hold, float (n, K)."""
-        return self.replay.outcomes_of(actions, lambda rows: self.reward(self.space.materials(state[rows])).outcomes)
+        ring = self.replay if ring is None else ring
+        return ring.outcomes_of(actions, lambda rows: self.reward(self.space.materials(state[rows])).outcomes)
 
     def _score(self, rollout: Rollout, on_policy: Rollout, sampled: Rollout | None) -> Batch:
         """Evaluate base measure and reward of the fresh part of a batch, and the mixture that it was drawn from."""
@@ -315,6 +316,34 @@ class Trainer:
         with torch.no_grad():
             for target, source in zip(self.average.parameters(), self.network.parameters(), strict=True):
                 target.lerp_(source, 1 - decay)
+
+    # Another reward
+
+    def change_reward(self, reward: Reward | FunctionReward, n_outcomes: int) -> None:
+        """Go on with another reward: the latest replayed materials are evaluated anew, and tempering starts again.
+
+        Args:
+            reward: Over the same objectives.
+            n_outcomes: Columns of its outcomes.
+        """
+        self.reward = reward
+        self.replay = self._evaluated_anew(self.replay, n_outcomes)
+        self.recent = self._evaluated_anew(self.recent, n_outcomes)
+        self.tempering = 0.0
+        for candidate in torch.linspace(0.0, 1.0, 17)[1:].tolist() if len(self.recent) else []:
+            if effective_share(self._own_weights(candidate)) < self.options.least_effective_share:
+                break
+            self.tempering = candidate
+
+    def _evaluated_anew(self, ring: Replay, n_outcomes: int) -> Replay:
+        latest = ring.latest(_KEPT)
+        result = Replay(ring.capacity, self.space.max_steps, n_outcomes)
+        result.n_requested, result.n_evaluated = ring.n_requested, ring.n_evaluated
+        for first in range(0, len(latest.actions), _CHUNK):
+            entries = latest[first : first + _CHUNK]
+            outcomes = self._outcomes(entries.actions, self.space.replay(entries.actions), result)
+            result.add(replace(entries, outcomes=outcomes))
+        return result
 
     # Judging the policy by its latest samples
 
@@ -383,6 +412,8 @@ _ANCHORS = 8
 """Conditions under which replayed entries are weighed in a step."""
 _WEIGHTS = 65_536
 """Most importance weights computed in a step, all conditions together."""
+_KEPT, _CHUNK = 20_000, 2048
+"""Replayed materials that are evaluated anew when the reward changes, and how many at a time."""
 _RECENT = 4096
 """Latest policy samples under the run's own condition, by which the policy is judged."""
 

@@ -84,7 +84,12 @@ class Surrogate(Protocol):
 
 @runtime_checkable
 class Oracle(Protocol):
-    """The expensive truth in the loop."""
+    """The expensive truth in the loop.
+
+    An oracle may also have a method `refuses(materials) -> list[str | None]` that tells at no cost why each formula
+    could not be labelled, None where it can be tried: a campaign then proposes none of the former. One that can label a
+    finite list of materials only may have them as `materials`, formulas: a campaign then draws from these.
+    """
 
     name: str
     version: str

@@ -76,6 +76,14 @@ def distance_to_training(materials: CompositionBatch) -> Tensor:
     return _smallest_distances(_points(materials, known), known.training_points, 1)[0].squeeze(1)
 
 
+def distance_between(materials: CompositionBatch, others: CompositionBatch) -> Tensor:
+    """Return the distance of each composition to the nearest of others, (N,); infinite when there are none."""
+    if not len(others):
+        return torch.full((len(materials),), torch.inf)
+    known = _known_materials()
+    return _smallest_distances(_points(materials, known), _points(others, known), 1)[0].squeeze(1)
+
+
 def _descriptors(materials: CompositionBatch) -> Tensor:
     """Return means and deviations of the element properties, (N, D)."""
     return composition_features(materials)[:, : 2 * len(element_property_names())]

@@ -98,6 +98,18 @@ class RelaxationOracle:
             results[row] = self._label(names[row], found_here)
         return [results[row] for row in range(len(materials))]
 
+    def refuses(self, materials: Sequence[str]) -> list[str | None]:
+        """Return for each formula why it could not be labelled, None where it can be tried; costs nothing."""
+        from surrogates.prototypes import describe_missing, has_prototype
+
+        reasons: list[str | None] = []
+        for formula in materials:
+            try:
+                reasons.append(None if has_prototype(formula, self.largest_cell) else describe_missing(formula))
+            except ValueError as error:
+                reasons.append(str(error).splitlines()[0])
+        return reasons
+
     def check_known_compounds(self) -> dict[str, float]:
         """Return the formation energies of NaCl, MgO and Al2O3, eV/atom.
 
@@ -263,6 +275,11 @@ class TableOracle:
     def label(self, materials: Sequence[Any]) -> list[Label]:
         """Return one label per material, in order; a structure is looked up by its formula."""
         return [self._label(name) for name in _names(materials)]
+
+    @property
+    def materials(self) -> list[str]:
+        """All reduced formulas of the table."""
+        return list(self._values)
 
     def _label(self, name: str) -> Label:
         try:

@@ -102,9 +102,13 @@ PROPERTIES: Mapping[str, Property] = MappingProxyType(
 """The embedded properties by name."""
 
 
+_OTHER_COLUMNS = {"energy": "energy_eV_per_atom", "volume": "volume_A3_per_atom"}
+"""Columns of what the embedded oracles tell beside the properties."""
+
+
 def column_of(name: str) -> str:
     """Return the column of a property in result tables; a property of your own has its name."""
-    return PROPERTIES[name].column if name in PROPERTIES else name
+    return PROPERTIES[name].column if name in PROPERTIES else _OTHER_COLUMNS.get(name, name)
 
 
 @dataclass(frozen=True, eq=False)

@@ -123,6 +123,16 @@ def describe_missing(formula: str) -> str:
     return f"no prototype of the anonymous formula {anonymous_formula(formula)} in the library"
 
 
+def has_prototype(formula: str, largest_cell: int = LARGEST_CELL) -> bool:
+    """Return whether `decorated_prototypes` finds a structure type, without building it.
+
+    Raises:
+        ValueError: The formula cannot be read.
+    """
+    found = _prototypes_by_formula().get(anonymous_formula(formula), ())
+    return any(len(prototype.structure) <= largest_cell for prototype in found)
+
+
 @lru_cache(maxsize=1)
 def _prototypes_by_formula() -> dict[str, list[Prototype]]:
     result: dict[str, list[Prototype]] = defaultdict(list)

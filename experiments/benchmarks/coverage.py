@@ -20,7 +20,7 @@ from jsonargparse import auto_cli
 
 from agent import DesignAgent, Policy
 from agent.command_parser import read_config
-from agent.design_run import make_agent
+from agent.design_parts import make_agent
 from agent.replay import effective_share
 
 

@@ -18,7 +18,7 @@ from jsonargparse import auto_cli
 
 from agent import DesignAgent, Policy, PolicyNetwork, Prior, Reward
 from agent.command_parser import read_config
-from agent.design_run import make_reward, make_space
+from agent.design_parts import make_reward, make_space
 from surrogates import BandGapModel
 from surrogates.band_gap_data import computed_classes, measured_gaps
 from surrogates.band_gap_training import TrainingOptions

@@ -424,7 +424,7 @@ def test_a_run_killed_between_checkpoints_goes_on_from_the_last_one(
         descend(self, loss)
 
     with monkeypatch.context() as patch:
-        patch.setattr(agent.design_run, "_CHECKPOINT_SECONDS", -1.0)
+        patch.setattr(agent.training_run, "_CHECKPOINT_SECONDS", -1.0)
         patch.setattr(Trainer, "_descend", die)
         patch.setattr(DesignAgent, "save", lambda self, path: self.trainer.step < 3 and save(self, path))
         with pytest.raises(Killed):
@@ -453,7 +453,7 @@ def test_a_configuration_changed_after_the_start_is_refused(
     folder: Path, capsys: pytest.CaptureFixture[str], change: dict[str, Any], part: str
 ) -> None:
     from agent.command_parser import design_config, design_parser, make_parser
-    from agent.design_run import make_agent
+    from agent.design_parts import make_agent
 
     write_config("config.yaml", **change)
     RunFolder(folder / "run").path.mkdir()

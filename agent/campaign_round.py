@@ -1,0 +1,100 @@
+"""How a round of a campaign went: what was predicted against what the oracle said, and what has been reached."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from agent.labelled_objectives import LabelledObjectives
+from agent.metrics import hypervolume, is_non_dominated
+from agent.store import Trial
+
+_ALARM_SHARE = 0.5
+"""A batch that keeps less than this share of the utility promised is suspected of fooling the models."""
+_FEWEST_FOR_ALARM = 5
+
+
+def judge_round(trials: Sequence[Trial], number: int, wanted: LabelledObjectives) -> dict[str, Any]:
+    """Return measures of a round as JSON-compatible values.
+
+    Args:
+        trials: Of all rounds so far.
+        number: The round.
+        wanted: The objectives with the models by which the batch was chosen.
+
+    Returns:
+        labelled, failed (of this round); properties: by name n, mae, bias (predicted minus labelled) and
+        within_one_std (0.68 would be right); promised and found (mean score of the batch, predicted and labelled);
+        hits, hits_total, calls_total; hypervolume of all labels; front (materials on it); alarm (one line, or "").
+    """
+    of_round = [trial for trial in trials if trial.round == number]
+    done = [trial for trial in of_round if trial.state == "done"]
+    every = [trial for trial in trials if trial.state == "done" and trial.round <= number]
+    achieved = wanted.achieved([t.material for t in every], _columns(every, wanted))
+    feasible = achieved.utilities[achieved.feasible]
+    in_round = torch.tensor([trial.round == number for trial in every], dtype=torch.bool)
+    promised, found = _promised(done, wanted), achieved.utilities[in_round].mean(1)
+    metrics: dict[str, Any] = {
+        "labelled": len(done),
+        "failed": sum(trial.state == "failed" for trial in of_round),
+        "calls_total": sum(trial.round <= number and trial.state in ("done", "failed") for trial in trials),
+        "properties": {name: _compare(done, name) for name in wanted.labelled},
+        "models": {name: vars(report) for name, report in wanted.model.reports.items()},
+        "promised": float(promised.mean()) if len(done) else None,
+        "found": float(found.mean()) if len(done) else None,
+        "hits": int(achieved.hits[in_round].sum()),
+        "hits_total": int(achieved.hits.sum()),
+        "hypervolume": hypervolume(feasible) if len(feasible) else 0.0,
+        "front": int(is_non_dominated(feasible).sum()) if len(feasible) else 0,
+    }
+    return metrics | {"alarm": _alarm(promised, found)}
+
+
+def _compare(trials: Sequence[Trial], name: str) -> dict[str, float | int]:
+    rows = [
+        (*trial.predicted[name], trial.label.values[name])
+        for trial in trials
+        if trial.label is not None and name in trial.predicted and name in trial.label.values
+    ]
+    if not rows:
+        return {"n": 0, "mae": math.nan, "bias": math.nan, "within_one_std": math.nan}
+    mean, std, value = torch.tensor(rows, dtype=torch.float64).unbind(1)
+    return {
+        "n": len(rows),
+        "mae": float((mean - value).abs().mean()),
+        "bias": float((mean - value).mean()),
+        "within_one_std": float(((mean - value).abs() <= std).double().mean()),
+    }
+
+
+def _promised(trials: Sequence[Trial], wanted: LabelledObjectives) -> Tensor:
+    """Return the mean utility that was predicted of each material, (n,)."""
+    if not trials:
+        return torch.zeros(0)
+    return torch.stack(list(wanted.reward([trial.material for trial in trials]).utilities.values()), 1).mean(1)
+
+
+def _alarm(promised: Tensor, found: Tensor) -> str:
+    """Return a warning when a batch falls short of what was promised by more than chance would have it."""
+    n = len(promised)
+    if n < _FEWEST_FOR_ALARM or float(promised.mean()) <= 0:
+        return ""
+    shortfall = promised - found
+    error = float(shortfall.std()) / n**0.5
+    if float(found.mean()) >= _ALARM_SHARE * float(promised.mean()) or float(shortfall.mean()) < 2 * error:
+        return ""
+    return (
+        f"the batch promised a mean utility of {float(promised.mean()):.2f} and has {float(found.mean()):.2f}; "
+        "the policy may exploit errors of the models"
+    )
+
+
+def _columns(trials: Sequence[Trial], wanted: LabelledObjectives) -> dict[str, list[float]]:
+    return {
+        name: [math.nan if t.label is None else float(t.label.values.get(name, math.nan)) for t in trials]
+        for name in wanted.labelled
+    }
