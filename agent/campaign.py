@@ -46,6 +46,8 @@ from surrogates.energy import EnergyModel
 
 STORE = "campaign.db"
 _LEASE_SECONDS = 24 * 3600.0
+_LARGEST = 1e30
+"""No property in any unit is larger; an exploded relaxation is."""
 
 
 class CampaignInterrupted(KeyboardInterrupt):
@@ -154,19 +156,19 @@ class Campaign:
         with CampaignStore(self.folder.path / STORE, self.settings) as store:
             self.has_begun = True
             try:
-                for left in self.folder.checkpoint.parent.glob("*.part-*"):  # by a process that was killed
-                    left.unlink(missing_ok=True)
+                self.folder.clear_parts()
                 store.release()
-                where = f"in round 0 of {self.rounds}"
+                rounds = max([self.rounds, *(entry.number for entry in store.rounds())])  # added by an earlier call
+                where = f"in round 0 of {rounds}"
                 self._label_initial(store, progress)
                 agent, wanted = None, self._wanted(store)
-                for number in range(1, self.rounds + 2):
-                    where = f"in round {number} of {self.rounds}" if number <= self.rounds else "after the last round"
-                    if number <= self.rounds and _state(store, number) == "done":
+                for number in range(1, rounds + 2):
+                    where = f"in round {number} of {rounds}" if number <= rounds else "after the last round"
+                    if number <= rounds and _state(store, number) == "done":
                         continue
                     self._fit(wanted, store, number)
                     agent = self._trained(agent, wanted, number, progress)
-                    if number <= self.rounds:
+                    if number <= rounds:
                         self._label_batch(store, agent, wanted, number, progress)
                         if say is not None:
                             say(describe_round(number, store.rounds()[-1].metrics))
@@ -222,8 +224,9 @@ class Campaign:
     def _wanted(self, store: CampaignStore) -> LabelledObjectives:
         labelled = store.rounds()[0].metrics["properties"]
         kind, seed = self.options.model, self.seed
+        name = f"{self.oracle.name} {self.oracle.version}"
         return LabelledObjectives(
-            self.objectives, labelled, self.constraints, self.scalarization, self.energies, kind, seed
+            self.objectives, labelled, self.constraints, self.scalarization, self.energies, kind, seed, name
         )
 
     @staticmethod
@@ -293,6 +296,7 @@ class Campaign:
             def keep(trial: int, label: Label, seconds: float, attempts: int) -> None:
                 nonlocal failures
                 try:
+                    _check_size(label)
                     store.finish(trial, label, seconds, attempts)
                 except OSError:
                     raise
@@ -338,6 +342,13 @@ def label_columns(trials: Sequence[Trial]) -> dict[str, list[float]]:
     return {name: [float(entry.get(name, float("nan"))) for entry in labels] for name in names}
 
 
+def _check_size(label: Label) -> None:
+    """Raise a ValueError for a value that models in single precision cannot be fitted to."""
+    for name, value in dict(label.values).items():
+        if abs(value) > _LARGEST:
+            raise ValueError(f"{name} of {label.material} is {value:g}")
+
+
 def _state(store: CampaignStore, number: int) -> str | None:
     return next((entry.state for entry in store.rounds() if entry.number == number), None)
 
@@ -347,7 +358,8 @@ def describe_round(number: int, metrics: Any) -> str:
     parts = [f"round {number}: {metrics['labelled']} labels, {metrics['failed']} failed"]
     parts += [f"{metrics['hits_total']} hits so far", f"hypervolume {metrics['hypervolume']:.3f}"]
     for name, entry in metrics["properties"].items():
-        parts.append(f"{name} off by {entry['mae']:.3g} ({entry['within_one_std']:.0%} within one std)")
+        if entry["n"]:
+            parts.append(f"{name} off by {entry['mae']:.3g} ({entry['within_one_std']:.0%} within one std)")
     return ", ".join(parts) + (f"; ALARM: {metrics['alarm']}" if metrics["alarm"] else "")
 
 

@@ -30,7 +30,7 @@ class CampaignOptions:
     label_known: bool = False
     """Whether materials in the lists of known formulas may be labelled, too."""
     model: ModelKind = "auto"
-    """Model of the labels: gaussian-process, forest, or whichever predicts unseen chemical systems better."""
+    """Model of the labels: gaussian-process, forest, or auto: a Gaussian process up to 500 labels, a forest beyond."""
     distance_penalty: float = 0.0
     """Nats by which an expected gain is lowered for each unit of distance to the nearest labelled material (1.3 is the
     median of random pairs)."""

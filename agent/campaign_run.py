@@ -138,7 +138,7 @@ def load_campaign(
         raise ValueError(f"run: {folder.path} holds no policy yet (round 0 is not finished)")
     objectives, constraints = make_objectives(config, energies)
     with CampaignStore.read(folder.path / STORE) as store:
-        trials, first = store.trials(states=["done"]), store.rounds()[0].metrics
+        trials, first, oracle = store.trials(states=["done"]), store.rounds()[0].metrics, store.settings["oracle"]
     wanted = LabelledObjectives(
         objectives,
         first["properties"],
@@ -147,6 +147,7 @@ def load_campaign(
         energies,
         config.campaign.model,
         config.seed,
+        " ".join(oracle),
     )
     wanted.fit([trial.material for trial in trials], label_columns(trials))
     return DesignAgent.load(folder.checkpoint, space=make_space(config.space), reward=wanted.reward), wanted

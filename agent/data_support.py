@@ -87,8 +87,9 @@ def _examine_one(
     objective: Objective, uniform: PropertyDistribution, from_base: PropertyDistribution
 ) -> ObjectiveSupport:
     energies = energy_model(objective)
-    known = PROPERTIES.get(objective.property) if objective.model is None or energies is not None else None
-    measured = measured_values(objective.property) if known else None
+    embedded = objective.model is None or energies is not None
+    known = PROPERTIES.get(objective.property) if embedded or isinstance(objective.model, SurrogateProperty) else None
+    measured = measured_values(objective.property) if embedded else None
     return ObjectiveSupport(
         str(objective),
         objective.property,
@@ -117,7 +118,10 @@ def _source(objective: Objective) -> str:
     if objective.model is None:
         embedded = PROPERTIES[objective.property].source
         return embedded if energies is None else f"{embedded}: {energies.hull.source}"
-    return type(objective.model).__name__ if energies is None else f"networks fitted to energies {energies.hull.source}"
+    if energies is not None:
+        return f"networks fitted to energies {energies.hull.source}"
+    own = objective.model
+    return own.property.source if isinstance(own, SurrogateProperty) else type(own).__name__
 
 
 def measured_values(name: str) -> Tensor | None:
@@ -134,7 +138,9 @@ def _error(objective: Objective) -> str | None:
     if energies is not None:
         return _energy_error(energies, objective.property)
     if objective.model is not None:
-        return "a model of your own; its error is not known here"
+        model = objective.model.surrogate if isinstance(objective.model, SurrogateProperty) else objective.model
+        describe = getattr(model, "describe_error", None)
+        return "a model of your own; its error is not known here" if describe is None else str(describe())
     if objective.property == "band_gap":
         found = BandGapModel.default().validation
         if found is None:

@@ -127,13 +127,16 @@ def _run_campaign(
     try:
         result = run_campaign(campaign, folder, progress, say)
         where = " after the last round"
+        support = _examine(result.agent, config)
+        assert support is not None  # a campaign has objectives
+        folder.write_json("support.json", asdict(support))
         coverage, candidates = _collect(result.agent, config, folder, started, result.labels, result.wanted.labelled)
     except CampaignInterrupted as stop:
         raise Interrupted(str(stop)) from None
     except KeyboardInterrupt:
         raise Interrupted(f"interrupted{where}") from None
     seconds = time.monotonic() - started
-    return DesignResult(folder.path, candidates, coverage, None, seconds, len(result.labels))
+    return DesignResult(folder.path, candidates, coverage, support, seconds, len(result.labels))
 
 
 def _load(config: DesignConfig, folder: RunFolder) -> DesignAgent:

@@ -61,6 +61,14 @@ class _OneProperty:
         one = slice(self._column, self._column + 1)
         return Prediction(both.mean[:, one], both.std[:, one])
 
+    def describe_error(self) -> str:
+        """Return in one line how well unseen chemical systems are predicted."""
+        report = self._model.reports[self._name]
+        if report.kind == "embedded":
+            return f"only {report.labels} labels so far: the embedded model as it is"
+        text = f"cross-validation by chemical system: mean absolute error {report.mae:.3g} over {report.labels} labels"
+        return text if report.embedded_mae is None else f"{text} (embedded model, before: {report.embedded_mae:.3g})"
+
     def distribution(self, materials: Iterable[str]) -> PropertyDistribution:
         """Return the predictive distribution."""
         return self._model.distribution(self._name, materials)
@@ -77,6 +85,7 @@ class LabelledObjectives:
         energies: The embedded model of energies that corrections start from; None: the default.
         kind: See `LabelModel`.
         seed: Of everything random in the models.
+        oracle: Name and version of who labels, for reports.
 
     Raises:
         ValueError: None of the properties is labelled.
@@ -91,6 +100,7 @@ class LabelledObjectives:
         energies: EnergyModel | None = None,
         kind: RegressionKind = "auto",
         seed: int = 0,
+        oracle: str = "the oracle",
     ) -> None:
         wanted = list(dict.fromkeys(o.property for o in (*objectives, *constraints)))
         self.labelled = tuple(name for name in wanted if name in set(labelled))
@@ -99,6 +109,7 @@ class LabelledObjectives:
             raise ValueError(f"oracle: it labels {given}, and none of the objectives ({', '.join(wanted)})")
         self.others = tuple(name for name in wanted if name not in self.labelled)
         self.model = LabelModel(self.labelled, energies, kind, seed)
+        self.oracle = oracle
         self._objectives, self._constraints, self._scalarization = tuple(objectives), tuple(constraints), scalarization
         self._reward: Reward | None = None
         self._own_models = {o.property: o.model for o in (*objectives, *constraints) if o.model is not None}
@@ -130,7 +141,9 @@ class LabelledObjectives:
         if objective.property not in self.labelled:
             return objective
         name = objective.property
-        described = PROPERTIES.get(name) or Property(name, "1", name, "labels of the oracle", name)
+        source = f"models fitted to labels of {self.oracle}"
+        embedded = PROPERTIES.get(name)
+        described = replace(embedded, source=source) if embedded else Property(name, "1", name, source, name)
         return replace(objective, model=SurrogateProperty(described, _OneProperty(self.model, name)))
 
     def members(self, materials: Sequence[str]) -> MemberTable:

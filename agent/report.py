@@ -8,7 +8,6 @@ import json
 import math
 import os
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -19,8 +18,10 @@ import pandas as pd
 from markupsafe import Markup
 
 from agent import report_figures as figures
-from agent.report_figures import MINUS, NO_VALUE, Quantity, numbers
+from agent.report_campaign import CAMPAIGN_FILES, CampaignFiles, labelling
+from agent.report_figures import NO_VALUE, Quantity, numbers
 from agent.report_front import FRONT_FILES, MOST_POINTS, Front, trade_offs
+from agent.report_properties import quantities_in, stated, wish
 
 TABLE_ROWS = 200
 """Candidates in the table of the report; candidates.csv has all."""
@@ -28,12 +29,6 @@ LEAST_COVERED = 0.8
 """Share of the target below which the report warns."""
 LEAST_EFFECTIVE_SHARE = 0.02
 """Effective sample size, as a share of the samples, below which the report warns."""
-
-_UNITS = {
-    "eV_per_atom": "eV/atom", "meV_per_atom": "meV/atom", "eV": "eV", "meV": "meV", "GPa": "GPa", "K": "K",
-    "g_per_cm3": "g/cm³", "A3_per_atom": "Å³/atom", "A": "Å", "uV_per_K": "µV/K", "percent": "%",
-}  # fmt: skip
-_MONOTONE = re.compile(r"(minimize|maximize) between (\S+) and (\S+)$")
 
 
 @dataclass(frozen=True)
@@ -50,6 +45,8 @@ class _Run:
     config: str
     front: Front | None
     """None when the run left no file of a front: it has one objective, or is an old one."""
+    campaign: CampaignFiles | None
+    """None when the run had no rounds of labelling."""
     missing: dict[str, str]
 
 
@@ -127,9 +124,13 @@ def _read_run(run: Path) -> _Run:
     front = None
     if any((run / name).exists() for name in FRONT_FILES):
         front = Front(table_of("front.csv", "material"), table_of("known.csv", "formula"), object_of("front.json"))
+    campaign = None
+    if any((run / name).exists() for name in CAMPAIGN_FILES):
+        campaign = CampaignFiles(table_of("labels.csv", "material"), object_of("campaign.json"))
     return _Run(
         run.resolve().name, candidates, object_of("support.json"), object_of("coverage.json"),
-        object_of("environment.json"), metrics, text_of("config.yaml"), front, missing,
+        object_of("environment.json"), metrics, text_of("config.yaml"), front, campaign,
+        missing,
     )  # fmt: skip
 
 
@@ -158,87 +159,6 @@ def _read_table(path: Path, column: str) -> pd.DataFrame:
 
 def _texts(frame: pd.DataFrame, column: str) -> list[str]:
     return [str(value) for value in frame[column]] if column in frame.columns else [""] * len(frame)
-
-
-def _stated(support: Mapping[str, Any], kind: str) -> list[dict[str, Any]]:
-    """Return the objectives or the constraints of a run."""
-    described = support.get(kind)
-    return [item for item in described if isinstance(item, dict)] if isinstance(described, list) else []
-
-
-def _quantities(frame: pd.DataFrame, objectives: list[dict[str, Any]]) -> list[Quantity]:
-    """Return the properties among the columns: those with a spread or a utility, objectives first."""
-    columns = [str(column) for column in frame.columns]
-    stated = {str(item.get("property")): item for item in objectives}
-    useful = [column.removeprefix("utility_") for column in columns if column.startswith("utility_")]
-    found: dict[str, Quantity] = {}
-    for column in columns:
-        if column.startswith("utility_") or column.endswith("_std"):
-            continue
-        name, unit = _name_and_unit(column, {*stated, *useful})
-        spread = next((std for std in (f"{column}_std", f"{name}_std") if std in columns), None)
-        if name in found or (spread is None and name not in useful):
-            continue
-        objective = stated.get(name, {})
-        text = str(objective.get("objective", ""))
-        found[name] = Quantity(
-            name,
-            unit or str(objective.get("unit") or ""),
-            numbers(frame, column),
-            numbers(frame, spread),
-            numbers(frame, f"utility_{name}") if name in useful else None,
-            _window(text),
-            next((f"{word} is better" for goal, word in _BETTER.items() if f" {goal} " in text), ""),
-        )
-    order = [name for name in (*stated, *useful) if name in found]
-    return [found[name] for name in dict.fromkeys([*order, *found])]
-
-
-_BETTER = {"minimize": "lower", "maximize": "higher"}
-
-
-def _name_and_unit(column: str, names: set[str]) -> tuple[str, str]:
-    """Split band_gap_eV into the property and its printed unit; known property names take precedence."""
-    if column in names:
-        return column, ""
-    for suffix, unit in _UNITS.items():
-        if column.endswith(f"_{suffix}"):
-            return column.removesuffix(f"_{suffix}"), unit
-    for name in sorted(names, key=len, reverse=True):
-        if column.startswith(f"{name}_"):
-            return name, column.removeprefix(f"{name}_").replace("_per_", "/").replace("_", " ")
-    return column, ""
-
-
-def _window(objective: str) -> tuple[float, float] | None:
-    """Return the bounds in "band_gap in 1.1..1.6", or None when it is no window."""
-    low, dots, high = objective.rpartition(" in ")[2].partition("..")
-    try:
-        bounds = float(low), float(high)
-    except ValueError:
-        return None
-    return bounds if dots and bounds[0] < bounds[1] and any(map(math.isfinite, bounds)) else None
-
-
-def _wish(objective: Mapping[str, Any]) -> str:
-    """Say in words what is wanted: "between 1.1 and 1.6 eV"."""
-    text, unit = str(objective.get("objective", "")), str(objective.get("unit") or "")
-    window, monotone = _window(text), _MONOTONE.search(text)
-    if window is not None:
-        low, high = window
-        if math.isinf(low):
-            words = f"at most {high:g}"
-        elif math.isinf(high):
-            words = f"at least {low:g}"
-        else:
-            words = f"between {low:g} and {high:g}"
-        return f"{words} {unit}".replace("-", MINUS).rstrip()
-    if monotone is not None:
-        goal, low_text, high_text = monotone.groups()
-        best, worst = (low_text, high_text) if goal == "minimize" else (high_text, low_text)
-        size = "low" if goal == "minimize" else "high"
-        return f"as {size} as possible (fully met at {best}{f' {unit}' if unit else ''}, worthless at {worst})"
-    return text.removeprefix(str(objective.get("property", ""))).strip() or text
 
 
 def _novel(frame: pd.DataFrame) -> figures.BoolArray | None:
@@ -310,20 +230,27 @@ def _duration(seconds: object) -> str:
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
+def _read_template(name: str) -> str:
+    return resources.files("agent.data").joinpath(name).read_text(encoding="utf-8")
+
+
 def _render(run: _Run) -> str:
-    from jinja2 import Environment
+    from jinja2 import Environment, FunctionLoader
     from plotly.offline import get_plotlyjs
 
-    objectives = _stated(run.support, "objectives")
-    quantities = _quantities(run.candidates, objectives)
+    objectives = stated(run.support, "objectives")
+    quantities = quantities_in(run.candidates, objectives)
     front = None
     if run.front is not None:
-        front = trade_offs(run.front, *(_quantities(f, objectives) for f in (run.front.materials, run.front.known)))
+        front = trade_offs(run.front, *(quantities_in(f, objectives) for f in (run.front.materials, run.front.known)))
+    campaign = None if run.campaign is None else labelling(run.campaign, run.config)
     stated_warnings = run.support.get("warnings")
     novel = _novel(run.candidates)
     groups = figures.novelty_groups(novel, len(run.candidates))
     formulas = _texts(run.candidates, "formula")
-    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        loader=FunctionLoader(_read_template), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
     environment.filters |= {
         "percent": _percent,
         "number": _number,
@@ -331,7 +258,7 @@ def _render(run: _Run) -> str:
         "plain": lambda value: "" if _finite(value) is None else f"{value:.6g}",
         "label": figures.property_label,
         "duration": _duration,
-        "wish": _wish,
+        "wish": wish,
         "with_spread": figures.with_spread,
         "formula": lambda text: Markup(figures.formula_html(text)),
         "formulas": figures.formulas_in_text,
@@ -339,11 +266,10 @@ def _render(run: _Run) -> str:
         "words": figures.property_words,
         "hash": lambda text: base64.b64encode(hashlib.sha256(str(text).encode()).digest()).decode(),
     }
-    template = resources.files("agent.data").joinpath("report.html.jinja").read_text(encoding="utf-8")
-    return environment.from_string(template).render(
+    return environment.get_template("report.html.jinja").render(
         run=run,
         objectives=objectives,
-        constraints=_stated(run.support, "constraints"),
+        constraints=stated(run.support, "constraints"),
         stated_warnings=stated_warnings if isinstance(stated_warnings, list) else [],
         formulas=formulas,
         share_novel=None if novel is None or not len(novel) else float(novel.mean()),
@@ -353,7 +279,10 @@ def _render(run: _Run) -> str:
         stability=[q.label for q in quantities if re.search("formation|hull|stability|decomposition", q.name)],
         elements=figures.element_cells(formulas),
         front=front,
-        figures=_draw(run, quantities, groups) | ({} if front is None else front.figures),
+        campaign=campaign,
+        figures=_draw(run, quantities, groups)
+        | ({} if front is None else front.figures)
+        | ({} if campaign is None else campaign.figures),
         n_error_bars=figures.MOST_ERROR_BARS,
         most_points=MOST_POINTS,
         plotly_script=Markup(get_plotlyjs()),

@@ -115,6 +115,17 @@ class RunFolder:
         """Write values as JSON."""
         return self.write_text(name, json.dumps(values, indent=2) + "\n")
 
+    def clear_parts(self) -> None:
+        """Remove what a process that was killed left of files that were being written.
+
+        Not for a report, which another process may be writing.
+        """
+        for name in (*_OURS, *_OTHERS):
+            for left in self.path.glob(f"{name}.part-*") if name != "report.html" else ():
+                left.unlink(missing_ok=True)
+        for left in (*self.path.glob("checkpoints/*.part-*"), *self.path.glob("cifs/*.part-*")):
+            left.unlink(missing_ok=True)
+
     def open_metrics(self, step: int = 0) -> MetricsLog:
         """Open the metrics for appending; what lies beyond a step (of a resumed run) is cut off."""
         return MetricsLog(self.path, step)
@@ -136,7 +147,7 @@ class MetricsLog:
         RunFolder(path).write_text(file.name, "".join(f"{line}\n" for line in kept))
         self._seconds = json.loads(kept[-1])["seconds"] if kept else 0.0
         self._started = datetime.now(UTC)
-        self._file = file.open("a", encoding="utf-8")
+        self._file = file.open("a", encoding="utf-8", buffering=1)  # no step that a checkpoint has is lost with a kill
         self._path = file
         with _named(path / "tb"):
             self._events: Any = SummaryWriter(str(path / "tb"), purge_step=step + 1)
@@ -147,8 +158,6 @@ class MetricsLog:
         seconds = self._seconds + (datetime.now(UTC) - self._started).total_seconds()
         with _named(self._path):
             self._file.write(json.dumps(values | {"seconds": round(seconds, 2)}) + "\n")
-            if report.step % 10 == 0:
-                self._file.flush()
         if report.step % 10 == 0:
             for name, value in values.items():
                 if name != "step":

@@ -578,7 +578,8 @@ class CampaignStore(_StoreFile):
                 raise ValueError(f"{self.path}: the structure of {material} has coordinates that are not finite")
             if not isinstance(label.prototype, str):
                 raise ValueError(f"{self.path}: the prototype of {material} is {label.prototype!r}, not a text")
-            if label.steps is not None and not isinstance(label.steps, Integral):
+            steps: object = label.steps  # an oracle of the user's may give anything
+            if steps is not None and not isinstance(steps, Integral):
                 raise ValueError(f"{self.path}: the steps of {material} are {label.steps!r}, not a whole number")
             for name, value in given.items():
                 self._check_value(material, name, value)

@@ -75,8 +75,8 @@ class _Size:
         """Return mean and standard deviation of the values themselves, (N,) each."""
         if self.p_positive is None:
             return self.mean, self.std
-        p = self.p_positive
-        return p * self.mean, (p * self.std.square() + p * (1 - p) * self.mean.square()).sqrt()
+        p, mean = self.p_positive, self.mean.clamp_min(0)
+        return p * mean, (p * self.std.square() + p * (1 - p) * mean.square()).sqrt()
 
 
 class LabelModel:
@@ -85,7 +85,7 @@ class LabelModel:
     Args:
         names: The m properties.
         energies: The embedded model of energies to start from, of a reference table of yours for instance.
-        kind: auto takes whatever predicts unseen chemical systems better, and forests beyond 500 labels.
+        kind: auto is a Gaussian process up to 500 labels, and a forest beyond.
         seed: Of everything random.
 
     Raises:
@@ -145,11 +145,8 @@ class LabelModel:
         learned = ~zero if gated else torch.ones(n, dtype=torch.bool)
         start = described.embedded_if_positive.get(name, base) if gated else base
         target = values if start is None else values - start
-        fits = [
-            self._try(kind, described.features[learned], target[learned], groups[learned])
-            for kind in self._kinds(int(learned.sum()))
-        ]
-        _, kind, fitted, held_out, std = min(fits, key=lambda entry: entry[0])
+        kind = self._kind(int(learned.sum()))
+        fitted, held_out, std = self._learn(kind, described.features[learned], target[learned], groups[learned])
         size_mean, size_std, p = held_out, std, None
         if gated:
             gate = ZeroGate(described.features, ~zero, self.seed)
@@ -165,22 +162,19 @@ class LabelModel:
         error = float((values - mean).abs().mean())
         return LabelReport(name, kind, n, error, embedded_error, within, fitted.spread)
 
-    def _kinds(self, n: int) -> list[str]:
+    def _kind(self, n: int) -> str:
         if self.kind != "auto":
-            return [self.kind]
-        return ["forest", "gaussian-process"] if n <= MOST_FOR_GAUSSIAN_PROCESS else ["forest"]
+            return self.kind
+        return "gaussian-process" if n <= MOST_FOR_GAUSSIAN_PROCESS else "forest"
 
-    def _try(
-        self, kind: str, features: Tensor, target: Tensor, groups: Tensor
-    ) -> tuple[float, str, _Fitted, Tensor, Tensor]:
-        """Fit one kind; return its score on labels held out, its name, the fit, and what it said of these labels."""
+    def _learn(self, kind: str, features: Tensor, target: Tensor, groups: Tensor) -> tuple[_Fitted, Tensor, Tensor]:
+        """Fit, calibrate on labels held out; return the fit, and mean and standard deviation it had for these, (N,)."""
         regression: Regression = (Forest if kind == "forest" else GaussianProcess)(features, target, self.seed)
         mean, std = regression.held_out(groups)
         std = std.clamp_min(1e-9)
         ratio = float(((target - mean).abs() / std).quantile(0.683).clamp(0.2, 5.0))
         spread = (len(target) * ratio + _PRIOR_LABELS) / (len(target) + _PRIOR_LABELS)
-        score = float(_ranked_probability_score(mean, spread * std, target).mean())
-        return score, kind, _Fitted(regression, spread), mean, spread * std
+        return _Fitted(regression, spread), mean, spread * std
 
     def predict(self, materials: Iterable[str]) -> Prediction:
         """Return mean and calibrated standard deviation of the label, float (N, m) each."""
@@ -242,11 +236,3 @@ class LabelModel:
         deviation = drawn - drawn.mean(0)
         result: Tensor = deviation / deviation.square().mean(0).sqrt().clamp_min(1e-9)
         return result
-
-
-def _ranked_probability_score(mean: Tensor, std: Tensor, truth: Tensor) -> Tensor:
-    """Return the continuous ranked probability score of normal predictions (Gneiting and Raftery 2007); low is good."""
-    z = (truth - mean) / std
-    density = torch.exp(-0.5 * z.square()) / (2 * torch.pi) ** 0.5
-    score: Tensor = std * (z * (2 * torch.special.ndtr(z) - 1) + 2 * density - torch.pi**-0.5)
-    return score

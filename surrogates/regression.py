@@ -1,11 +1,12 @@
 """Regression of one number on features from few labels, with an uncertainty: Gaussian process or forest of trees.
 
 Both tell mean and standard deviation, draw S functions that are consistent from call to call, and predict each label
-from all others but those of its group, by which they are compared and their spread is calibrated.
+from a fit to other groups of labels, by which their spread is calibrated.
 """
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, Protocol
 
 import numpy as np
@@ -51,18 +52,19 @@ class GaussianProcess:
     """
 
     def __init__(self, features: Tensor, targets: Tensor, seed: int) -> None:
-        from botorch.fit import fit_gpytorch_mll
-        from botorch.models import SingleTaskGP
-        from botorch.settings import validate_input_scaling
-        from gpytorch.mlls import ExactMarginalLogLikelihood
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # BoTorch still calls torch.jit.script
+            from botorch.fit import fit_gpytorch_mll
+            from botorch.models import SingleTaskGP
+            from botorch.settings import validate_input_scaling
+            from gpytorch.mlls import ExactMarginalLogLikelihood
 
-        features = features[:, :COMPACT]
-        self._features, self._targets, self._seed = features, targets, seed
+        self._given, self._targets, self._seed = features, targets, seed
         self._location = targets.mean()
         self._scale = targets.std().clamp_min(1e-6) if len(targets) > 1 else torch.ones((), dtype=torch.float64)
         standardised = ((targets - self._location) / self._scale)[:, None]
-        with validate_input_scaling(False):  # standardised over known materials, not scaled to a cube
-            model = SingleTaskGP(features, standardised, outcome_transform=None)
+        with validate_input_scaling(False):  # of the right variance, but not within a cube
+            model = SingleTaskGP(self._scaled(features), standardised, outcome_transform=None)
         fit_gpytorch_mll(
             ExactMarginalLogLikelihood(model.likelihood, model),
             optimizer_kwargs={"options": {"maxiter": _GP_ITERATIONS}},
@@ -70,10 +72,15 @@ class GaussianProcess:
         self._model = model.requires_grad_(False)
         self._paths: object = None
 
+    @staticmethod
+    def _scaled(features: Tensor) -> Tensor:
+        """Return the compact features with the variance of a unit cube, which BoTorch's priors of lengths are for."""
+        return features[:, :COMPACT] * 12**-0.5
+
     @torch.no_grad()
     def predict(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean and standard deviation of a new label, float64 (N,) each."""
-        posterior = self._model.posterior(features[:, :COMPACT], observation_noise=True)
+        posterior = self._model.posterior(self._scaled(features), observation_noise=True)
         mean, std = posterior.mean.squeeze(-1), posterior.variance.squeeze(-1).sqrt()
         return mean * self._scale + self._location, std * self._scale
 
@@ -86,28 +93,12 @@ class GaussianProcess:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(self._seed)
                 self._paths = draw_matheron_paths(self._model, torch.Size([MEMBERS]))
-        values: Tensor = self._paths(features[:, :COMPACT])  # type: ignore[operator]
+        values: Tensor = self._paths(self._scaled(features))  # type: ignore[operator]
         return values.reshape(MEMBERS, len(features)) * self._scale + self._location
 
-    @torch.no_grad()
     def held_out(self, groups: Tensor) -> tuple[Tensor, Tensor]:
-        """Predict every label without its group in closed form, the hyperparameters kept (Sundararajan and Keerthi)."""
-        model = self._model
-        model.train()
-        prior = model.forward(self._features)
-        noise = model.likelihood.noise
-        covariance = prior.covariance_matrix + noise * torch.eye(len(self._features), dtype=torch.float64)
-        residual = (self._targets - self._location) / self._scale - prior.mean
-        model.eval()
-        precision = torch.linalg.inv(covariance)
-        weighted = precision @ residual
-        mean, variance = torch.empty_like(residual), torch.empty_like(residual)
-        for group in torch.unique(groups):
-            rows = (groups == group).nonzero().flatten()
-            block = torch.linalg.inv(precision[rows][:, rows])
-            mean[rows] = residual[rows] - block @ weighted[rows] + prior.mean[rows]
-            variance[rows] = block.diagonal()
-        return mean * self._scale + self._location, variance.clamp_min(1e-12).sqrt() * self._scale
+        """Predict the labels of every fold of groups from a process fitted to the others, hyperparameters included."""
+        return _held_out(GaussianProcess, self._given, self._targets, groups, self._seed)
 
 
 class Forest:
@@ -138,14 +129,7 @@ class Forest:
 
     def held_out(self, groups: Tensor) -> tuple[Tensor, Tensor]:
         """Predict the labels of every fold of groups from trees grown on the others."""
-        mean, std = torch.empty_like(self._targets), torch.empty_like(self._targets)
-        for test in _folds(groups, self._seed):
-            if bool(test.all()):
-                mean[test], std[test] = self._targets.mean(), self._targets.std().clamp_min(1e-6)
-                continue
-            other = Forest(self._features[~test], self._targets[~test], self._seed)
-            mean[test], std[test] = other.predict(self._features[test])
-        return mean, std
+        return _held_out(Forest, self._features, self._targets, groups, self._seed)
 
 
 class ZeroGate:
@@ -175,6 +159,19 @@ class ZeroGate:
     def held_out(self, groups: Tensor) -> Tensor:
         """Return the probability of every training value not to be zero, told without its group, (N,)."""
         return self._forest.held_out(groups)[0]
+
+
+def _held_out(
+    kind: type[GaussianProcess] | type[Forest], features: Tensor, targets: Tensor, groups: Tensor, seed: int
+) -> tuple[Tensor, Tensor]:
+    """Return mean and standard deviation of N labels, each told by a fit without its fold, (N,) each."""
+    mean, std = torch.empty_like(targets), torch.empty_like(targets)
+    for test in _folds(groups, seed):
+        if bool(test.all()):
+            mean[test], std[test] = targets.mean(), targets.std().clamp_min(1e-6)
+            continue
+        mean[test], std[test] = kind(features[~test], targets[~test], seed).predict(features[test])
+    return mean, std
 
 
 def _folds(groups: Tensor, seed: int) -> list[Tensor]:
