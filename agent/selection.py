@@ -13,20 +13,17 @@ Improvements are exact for the table: no sampling beyond its members, no approxi
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import reduce
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-from agent.metrics import is_non_dominated
+from agent.hypervolume_boxes import Boxes, cut, mean_improvements, open_boxes
 from agent.reward import scalarize
 
 SelectionMethod = Literal["ehvi", "qlognehvi", "qlogei", "thompson", "greedy", "random"]
 _TIE = 1e-12  # gains that differ by less, as a share of the largest one of the pool, are equal
-_AT_ONCE = 256  # boxes and points multiplied at a time: the product stays in the cache
 _BLOCK = 32  # candidates evaluated again at a time, at first
 _LEADING = 256  # candidates kept up to date
 
@@ -186,7 +183,7 @@ def expected_improvements(table: MemberTable, observed: Tensor, pending: MemberT
     """
     _check_observed(table, observed)
     _check_members("pending", pending, table)
-    return _improvements(_open_boxes(table, observed, pending), _points(table))
+    return mean_improvements(_open_boxes(table, observed, pending), _points(table))
 
 
 def _thompson_picks(table: MemberTable, n: int, weights: Tensor, generator: torch.Generator) -> list[int]:
@@ -212,7 +209,7 @@ def _ehvi_picks(
     points = _points(table)
     price = torch.ones(len(table), dtype=torch.float64) if costs is None else costs.detach().cpu().double()
     boxes = _open_boxes(table, observed, pending)
-    gains = _improvements(boxes, points) / price
+    gains = mean_improvements(boxes, points) / price
     tie = _TIE * float(gains.max())
     is_exact = torch.ones(len(gains), dtype=torch.bool)
     rows: list[int] = []
@@ -225,44 +222,18 @@ def _ehvi_picks(
             block = block[(bounds >= best - tie) & bounds.isfinite()]
             if not len(block):
                 break
-            gains[block] = _improvements(boxes, points[:, :, block]) / price[block]
+            gains[block] = mean_improvements(boxes, points[:, :, block]) / price[block]
             is_exact[block] = True
             width *= 2
         rows.append(int((is_exact & (gains >= best - tie)).nonzero()[0, 0]))
         gains[rows[-1]] = -torch.inf
-        boxes, cut_off = _cut(boxes, points[:, :, rows[-1]])
+        boxes, cut_off = cut(boxes, points[:, :, rows[-1]])
         exact, leading = gains.masked_fill(~is_exact, -torch.inf).topk(min(_LEADING, len(gains)))
         leading = leading[exact.isfinite()]
-        gains[leading] -= _improvements(cut_off, points[:, :, leading]) / price[leading]
+        gains[leading] -= mean_improvements(cut_off, points[:, :, leading]) / price[leading]
         is_exact = torch.zeros_like(is_exact)
         is_exact[leading] = True
     return rows
-
-
-@dataclass(frozen=True, eq=False)
-class _Boxes:
-    """K boxes in the space of the objectives, those of one member disjoint."""
-
-    lower: Tensor
-    """Float (m, K)."""
-    upper: Tensor
-    """Float (m, K), above lower."""
-    member: Tensor
-    """Whose they are, long (K,)."""
-
-    def __len__(self) -> int:
-        return len(self.member)
-
-    def rows(self, index: Tensor | slice) -> _Boxes:
-        return _Boxes(self.lower[:, index], self.upper[:, index], self.member[index])
-
-    @classmethod
-    def join(cls, parts: Sequence[_Boxes]) -> _Boxes:
-        return cls(
-            torch.cat([part.lower for part in parts], 1),
-            torch.cat([part.upper for part in parts], 1),
-            torch.cat([part.member for part in parts]),
-        )
 
 
 def _points(table: MemberTable) -> Tensor:
@@ -270,56 +241,9 @@ def _points(table: MemberTable) -> Tensor:
     return table.feasible_utilities().permute(2, 0, 1).contiguous()
 
 
-def _open_boxes(table: MemberTable, observed: Tensor, pending: MemberTable | None) -> _Boxes:
-    """Return each member's part of [0, 1]^m that neither observed nor pending materials dominate."""
-    m, n_members = table.n_objectives, table.n_members
-    corner = torch.zeros(m, 1, dtype=torch.float64)
-    boxes = _Boxes(corner, corner + 1, torch.zeros(1, dtype=torch.long))
-    front = observed.detach().cpu().double()
-    front = front[is_non_dominated(front)]
-    for point in front[front.prod(1).argsort(descending=True, stable=True)]:  # fewest boxes of the orders tried
-        boxes, _ = _cut(boxes, point[:, None])
-    boxes = _Boxes(
-        boxes.lower.repeat(1, n_members),
-        boxes.upper.repeat(1, n_members),
-        torch.arange(n_members).repeat_interleave(len(boxes)),
-    )
-    if pending is not None:
-        for values in _points(pending).unbind(2):
-            boxes, _ = _cut(boxes, values)
-    return boxes
-
-
-def _cut(boxes: _Boxes, values: Tensor) -> tuple[_Boxes, _Boxes]:
-    """Return what of the boxes lies outside, and what within, the reach of one material's values, float (m, S)."""
-    reach = values[:, boxes.member]
-    is_cut = (boxes.lower < reach).all(0)
-    whole, cut, reach = boxes.rows(~is_cut), boxes.rows(is_cut), reach[:, is_cut]
-    inner = torch.minimum(cut.upper, reach)
-    outside = [whole]
-    turn = (cut.lower - cut.upper).argsort(dim=0, stable=True).argsort(dim=0)  # longest side first: fewest boxes
-    for j in range(len(values)):  # beyond the reach in objective j, within it in those that had their turn
-        lower, upper = cut.lower.clone(), torch.where(turn < turn[j], inner, cut.upper)
-        lower[j] = reach[j]
-        outside.append(_Boxes(lower, upper, cut.member).rows(reach[j] < cut.upper[j]))
-    return _Boxes.join(outside), _Boxes(cut.lower, inner, cut.member)
-
-
-def _improvements(boxes: _Boxes, points: Tensor) -> Tensor:
-    """Return the mean over the members of what of their boxes lies below each point, float (N,); points (m, S, N)."""
-    _, n_members, n_points = points.shape
-    total = torch.zeros(n_points, dtype=points.dtype)
-    for start in range(0, n_points, _AT_ONCE):
-        some = points[:, :, start : start + _AT_ONCE].contiguous()
-        step = _AT_ONCE**2 // some.shape[2]
-        for at in range(0, len(boxes), step):
-            part = boxes.rows(slice(at, at + step))
-            lengths = (
-                torch.minimum(values.index_select(0, part.member), high).sub_(low).clamp_min_(0)
-                for values, low, high in zip(some, part.lower[..., None], part.upper[..., None], strict=True)
-            )
-            total[start : start + _AT_ONCE] += reduce(Tensor.mul_, lengths).sum(0)
-    return total / n_members
+def _open_boxes(table: MemberTable, observed: Tensor, pending: MemberTable | None) -> Boxes:
+    held = None if pending is None else _points(pending)
+    return open_boxes(observed.detach().cpu().double(), table.n_members, held)
 
 
 def _check_arguments(

@@ -25,7 +25,8 @@ import sqlite3
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from agent.store import CampaignStore, Trial
+from agent.store import CampaignStore
+from agent.store_records import Trial
 from envs.formula import parse_formula
 
 if TYPE_CHECKING:

@@ -16,8 +16,9 @@ import pandas as pd
 import pytest
 from pymatgen.core import Lattice, Structure
 
-import agent.store
-from agent.store import CampaignStore, Proposal
+import agent.store_file
+from agent.store import CampaignStore
+from agent.store_records import Proposal
 from surrogates.base import Label
 
 SETTINGS = {"oracle": "chgnet", "seed": 0, "space": {"elements": ["Cl", "Na"], "max_atoms": 20}}
@@ -58,7 +59,8 @@ def contents(path):
 HEAD = """
 import os, signal, sys, time
 from pathlib import Path
-from agent.store import CampaignStore, Proposal
+from agent.store import CampaignStore
+from agent.store_records import Proposal
 from surrogates.base import Label
 path = Path(sys.argv[1])
 """
@@ -511,23 +513,23 @@ def test_older_store_is_converted_in_one_transaction_a_version(store, path, monk
         ("CREATE TABLE further (x)",),
     ]
     broken = [steps[0], ("CREATE TABLE further (x)", "INSERT INTO nowhere VALUES (1)")]
-    original = agent.store._MIGRATIONS
-    monkeypatch.setattr(agent.store, "_MIGRATIONS", [*original, *steps])
+    original = agent.store_file._MIGRATIONS
+    monkeypatch.setattr(agent.store_file, "_MIGRATIONS", [*original, *steps])
     with pytest.raises(ValueError, match="is of version 1, this program reads version 3; resume the campaign once"):
         CampaignStore.read(path)
-    monkeypatch.setattr(agent.store, "_MIGRATIONS", [*original, *broken])
+    monkeypatch.setattr(agent.store_file, "_MIGRATIONS", [*original, *broken])
     with pytest.raises(OSError, match="no such table: nowhere"):
         CampaignStore(path, SETTINGS)
     with closing(sqlite3.connect(path)) as database:
         assert database.execute("SELECT value FROM meta WHERE key = 'schema_version'").fetchall() == [("2",)]
         assert database.execute("SELECT name FROM sqlite_master WHERE name = 'further'").fetchall() == []
-    monkeypatch.setattr(agent.store, "_MIGRATIONS", [*original, *steps])
+    monkeypatch.setattr(agent.store_file, "_MIGRATIONS", [*original, *steps])
     with CampaignStore(path, SETTINGS) as converted:
         assert converted.trials() == expected
     with closing(sqlite3.connect(path)) as database:
         assert database.execute("SELECT note FROM rounds").fetchall() == [("old",)]
         assert database.execute("SELECT count(*) FROM further").fetchall() == [(0,)]
-    monkeypatch.setattr(agent.store, "_MIGRATIONS", original)
+    monkeypatch.setattr(agent.store_file, "_MIGRATIONS", original)
     before = path.read_bytes()
     for attempt in (lambda: CampaignStore(path, SETTINGS), lambda: CampaignStore.read(path)):
         with pytest.raises(

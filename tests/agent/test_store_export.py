@@ -9,8 +9,9 @@ from ase.db.row import AtomsRow
 from pymatgen.core import Lattice, Structure
 from pymatgen.io.ase import AseAtomsAdaptor
 
-from agent.store import CampaignStore, Proposal
+from agent.store import CampaignStore
 from agent.store_export import export_ase
+from agent.store_records import Proposal
 from surrogates.base import Label
 
 ROCK_SALT = Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.69), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
