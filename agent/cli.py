@@ -29,15 +29,16 @@ if TYPE_CHECKING:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    parser = make_parser()
-    options = parser.parse_args(list(sys.argv[1:]) if arguments is None else list(arguments))
-    command = options.subcommand
+    command = ""
     try:
+        parser = make_parser()
+        options = parser.parse_args(list(sys.argv[1:]) if arguments is None else list(arguments))
+        command = options.subcommand
         _COMMANDS[command](parser, options[command])
     except (ValueError, OSError) as error:
         fail(f"{command}: {one_line(str(error))}")
     except KeyboardInterrupt:
-        print(f"matsmith {command}: interrupted; nothing was written", file=sys.stderr)
+        print(f"matsmith {command}: interrupted; nothing was written".replace(" :", ":"), file=sys.stderr)
         sys.exit(130)
 
 
@@ -72,6 +73,8 @@ def _resume(parser: ArgumentParser, options: Namespace) -> None:
         raise ValueError(f"{next(iter(changed))}: {options.run} is a run without rounds of labelling")
     if options.rounds is not None and options.rounds < config.rounds:
         raise ValueError(f"rounds: {options.rounds} is less than the {config.rounds} that the run was started with")
+    if options.rounds is not None and options.rounds > config.rounds:
+        folder.write_rounds(options.rounds)  # they stay added when this call is interrupted
     say = _say if not options.json else _silent
     try:
         result = resume_design(replace(config, **changed), folder, not options.json, say)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from agent.config import ConstraintConfig, DesignConfig, ObjectiveConfig, SpaceConfig
+from agent.config import ConstraintConfig, DesignConfig, ObjectiveConfig, PlugIn, SpaceConfig
 from agent.design_agent import DesignAgent
 from agent.objective import Objective
 from agent.plug_in import load_plug_in
@@ -18,6 +18,14 @@ from surrogates import load_dataset
 from surrogates.base import Surrogate
 from surrogates.energy import ENERGY_PROPERTIES, EnergyModel
 from surrogates.properties import PROPERTIES, SurrogateProperty
+
+
+def plug_ins(config: DesignConfig) -> list[tuple[str, PlugIn]]:
+    """Return everything of the user's own that a configuration names, with what it is for."""
+    wanted: list[ObjectiveConfig | ConstraintConfig] = [*config.objectives, *config.constraints]
+    found = [(f"objective {entry.property!r}: model", entry.model) for entry in wanted]
+    found += [("reward", config.reward), ("oracle", config.oracle)]
+    return [(what, plug_in) for what, plug_in in found if plug_in is not None]
 
 
 def energy_model_of(config: DesignConfig, say: Callable[[str], None], stored: Path | None = None) -> EnergyModel | None:

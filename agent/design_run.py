@@ -22,12 +22,13 @@ from agent.config import DesignConfig
 from agent.coverage import Coverage
 from agent.data_support import DataSupport, examine
 from agent.design_agent import DesignAgent
-from agent.design_parts import energy_model_of, make_agent, make_reward, make_space
+from agent.design_parts import energy_model_of, make_agent, make_reward, make_space, plug_ins
 from agent.front import pareto_front
 from agent.objective import Objective
+from agent.plug_in import check_no_secret
 from agent.reward import Reward
 from agent.run_folder import RunFolder, describe_environment
-from agent.store import held
+from agent.store_file import held
 from agent.training_run import train_to
 
 _MOST_SAMPLES = 1_000_000
@@ -215,9 +216,13 @@ def _check(config: DesignConfig) -> None:
         raise ValueError(f"rounds: {config.rounds} is not in 0..10,000")
     if config.oracle is not None and not config.rounds:
         raise ValueError("oracle: it labels nothing while rounds is 0 (expected rounds: 1 or more)")
+    if config.cheaper_oracles and not config.rounds:
+        raise ValueError("cheaper_oracles: they label nothing while rounds is 0 (expected rounds: 1 or more)")
     if config.workers is not None and not 1 <= config.workers <= 1024:
         raise ValueError(f"workers: {config.workers} is not in 1..1024")
     config.campaign.check()
+    for what, plug_in in plug_ins(config):
+        check_no_secret(plug_in, what)
     if not 1 <= config.threads <= 1024:
         raise ValueError(f"threads: {config.threads} is not in 1..1024")
     torch.set_num_threads(config.threads)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 import pickle
-import re
 import sys
 import threading
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,15 +14,17 @@ from typing import TYPE_CHECKING, Any
 
 from agent.config import PlugIn
 from agent.execution import start_up
-from agent.plug_in import describe_failure, load_plug_in
+from agent.plug_in import describe_failure, load_plug_in, secrets_of
 
 if TYPE_CHECKING:
     from surrogates.base import Oracle
 
-SHORT_NAMES = {"chgnet": "surrogates.oracle.CHGNetOracle"}
+SHORT_NAMES = {
+    "chgnet": "surrogates.oracle.CHGNetOracle",
+    "volume-scan": "surrogates.volume_scan_oracle.VolumeScanOracle",
+}
 """Class paths of the embedded oracles."""
 
-_SECRET = re.compile("key|token|secret|passw|credential|auth", re.IGNORECASE)
 _KEPT = 4
 
 
@@ -38,8 +39,8 @@ class OracleSource:
     Pickling one never imports the oracle at the receiver: that happens in `make`.
 
     Args:
-        given: A plug-in, whose class path may be a short name (chgnet); or an oracle, which is used as it is in this
-            process and pickled for others.
+        given: A plug-in, whose class path may be a short name (chgnet, volume-scan); or an oracle, which is used as it
+            is in this process and pickled for others.
     """
 
     given: PlugIn | Oracle | _Pickled
@@ -82,7 +83,7 @@ class OracleSource:
     def redact(self, text: str) -> str:
         """Return a text without the values of arguments whose names look like those of keys and tokens."""
         given = self._received
-        for value in set(_secrets(given.init_args)) if isinstance(given, PlugIn) else ():
+        for value in secrets_of(given) if isinstance(given, PlugIn) else ():
             text = text.replace(value, "***")
         return text
 
@@ -164,15 +165,3 @@ def _problem(found: Any) -> str | None:
 
 def _name(oracle: Oracle) -> str:
     return f"{oracle.name} ({type(oracle).__name__})" if hasattr(oracle, "name") else type(oracle).__name__
-
-
-def _secrets(value: Any, secret: bool = False) -> Iterator[str]:
-    """Yield the texts under the names that look secret."""
-    if isinstance(value, dict):
-        for name, inner in value.items():
-            yield from _secrets(inner, secret or bool(_SECRET.search(str(name))))
-    elif isinstance(value, list | tuple):
-        for inner in value:
-            yield from _secrets(inner, secret)
-    elif secret and value is not None and len(str(value)) > 3:
-        yield str(value)

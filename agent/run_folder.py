@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -125,6 +126,17 @@ class RunFolder:
                 left.unlink(missing_ok=True)
         for left in (*self.path.glob("checkpoints/*.part-*"), *self.path.glob("cifs/*.part-*")):
             left.unlink(missing_ok=True)
+
+    def write_rounds(self, rounds: int) -> None:
+        """Change the number of rounds in the stored configuration.
+
+        Raises:
+            ValueError: The configuration does not say how many there are.
+        """
+        text, changed = re.subn(r"(?m)^rounds: *\d+ *$", f"rounds: {rounds}", self.config.read_text(encoding="utf-8"))
+        if changed != 1:
+            raise ValueError(f"{self.config}: rounds: expected one line with their number")
+        self.write_text(self.config.name, text)
 
     def open_metrics(self, step: int = 0) -> MetricsLog:
         """Open the metrics for appending; what lies beyond a step (of a resumed run) is cut off."""

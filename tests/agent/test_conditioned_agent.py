@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,6 +19,7 @@ from agent.conditions import Conditions
 from agent.front import pareto_front, utilities_of
 from agent.metrics import hypervolume
 from agent.partition import LogPartition
+from agent.reward import scalarize
 from envs.formula import parse_formula
 from surrogates import Prediction
 from tests.agent.examples import (
@@ -340,3 +342,61 @@ def test_hits_count_the_objectives_that_have_a_weight() -> None:
     assert front.measures.hits == (1.0, 0.0, 0.0)
     assert front.materials["material"].tolist() == ["Na2O"]
     assert front.measures.n_systems == 1
+
+
+# Another reward
+
+
+def other_reward(oxygen: str = "S", **changes: Any) -> Reward:
+    """The same objectives, their models fitted to something else."""
+    objectives = share_objectives(**changes)
+    return Reward([objectives[0], replace(objectives[1], model=Share(oxygen))])
+
+
+@pytest.mark.parametrize("target_range", [None, (0.1, 0.7)])
+def test_another_reward_evaluates_the_replay_anew(target_range: tuple[float, float] | None) -> None:
+    agent = conditioned_agent(target_range=target_range)
+    agent.train(20, progress=False)
+    before = agent.trainer.replay.contents()
+    reward = other_reward(target_range=target_range)
+    agent.change_reward(reward)
+    after = agent.trainer.replay.contents()
+    assert torch.equal(after.actions, before.actions) and torch.equal(after.log_mixture, before.log_mixture)
+    formulas = agent.space.decode(agent.space.replay(after.actions))
+    assert torch.equal(after.outcomes, reward(formulas).outcomes)
+    assert not torch.equal(after.outcomes, before.outcomes)
+    assert 0 <= agent.trainer.tempering <= 1
+
+
+@pytest.mark.slow
+def test_training_goes_on_to_the_target_of_another_reward() -> None:
+    agent = conditioned_agent(options={"batch_size": 256, "replay_capacity": 20_000})
+    agent.train(300, progress=False)
+    agent.change_reward(other_reward())
+    fresh = DesignAgent(agent.space, other_reward(), agent.prior, 1.0, 4.0)
+    condition = agent.conditions.own
+    utilities = torch.stack(list(agent.reward(all_formulas(agent.space)).utilities.values()), 1)  # type: ignore[arg-type]
+    score = scalarize(utilities.double(), condition.preference[0].double(), "tchebycheff")
+    log_target = agent.base.log_prob_in_chunks(all_actions(agent.space)).double() + 4.0 * (0.01 + score).log()  # type: ignore[arg-type]
+    target = log_target - log_target.logsumexp(0)
+    start = total_variation(log_distribution(agent.policy), target)
+    agent.train(300, progress=False)
+    end = total_variation(log_distribution(agent.policy), target)
+    assert end < 0.6 * start and end < 0.6 * total_variation(log_distribution(fresh.policy), target)
+
+
+def test_another_reward_survives_a_checkpoint(tmp_path: Path) -> None:
+    agent = conditioned_agent()
+    agent.train(10, progress=False)
+    agent.save(tmp_path / "before.safetensors")
+    loaded = DesignAgent.load(tmp_path / "before.safetensors", space=agent.space, reward=other_reward())
+    for each in (agent, loaded):
+        each.change_reward(other_reward())
+        each.train(10, progress=False)
+    assert torch.equal(log_distribution(agent.policy), log_distribution(loaded.policy))
+
+
+def test_another_reward_has_the_same_objectives() -> None:
+    agent = conditioned_agent()
+    with pytest.raises(ValueError, match="change_reward: the objectives are not those"):
+        agent.change_reward(Reward(share_objectives()[:1]))

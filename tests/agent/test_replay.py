@@ -141,3 +141,20 @@ def test_effective_share_is_kongs() -> None:
     assert effective_share(torch.tensor(log_weights)) == pytest.approx(expected)
     assert effective_share(torch.full((7,), -3.0)) == pytest.approx(1.0)
     assert effective_share(torch.tensor([0.0, -1e3, -1e3, -1e3])) == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize(("added", "most"), [(3, 2), (5, 5), (8, 3), (13, 5), (13, 99), (0, 4)])
+def test_latest_are_those_added_last_in_order(added: int, most: int) -> None:
+    replay = Replay(5, 1, 1)
+    for number in range(added):
+        replay.add(Batch(torch.tensor([[number]]), torch.zeros(1), torch.zeros(1, 1), torch.zeros(1)))
+    expected = list(range(added))[-min(most, 5) :] if added else []
+    assert replay.latest(most).actions.flatten().tolist() == expected
+
+
+def test_a_checkpoint_brings_the_width_of_its_outcomes() -> None:
+    full = Replay(4, 1, 3)
+    full.add(Batch(torch.tensor([[1], [2]]), torch.zeros(2), torch.rand(2, 3), torch.zeros(2)))
+    other = Replay(4, 1, 1)
+    other.load_state_dict(full.state_dict())
+    assert torch.equal(other.contents().outcomes, full.contents().outcomes)

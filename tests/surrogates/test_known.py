@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from envs.formula import CompositionBatch
 from surrogates.datasets import read_known_formulas
 from surrogates.features import composition_features, element_property_names
-from surrogates.known import distance_to_training, is_known, nearest
+from surrogates.known import distance_between, distance_to_training, is_known, nearest
 
 FORMULAS = list(read_known_formulas()["formula"])
 
@@ -63,3 +63,11 @@ def test_empty_batch_and_bad_k():
     assert is_known(empty).shape == (0,)
     with pytest.raises(ValueError, match="k: expected 1 to"):
         nearest(batch("GaAs"), 0)
+
+
+def test_distance_between_is_that_of_the_nearest_other():
+    materials, others = batch("NaCl", "KBr", "Fe2O3"), batch("KCl", "Fe2O3", "GaAs")
+    pairs = [distance_between(materials, batch(other)) for other in ("KCl", "Fe2O3", "GaAs")]
+    assert torch.allclose(distance_between(materials, others), torch.stack(pairs).amin(0), atol=1e-6)
+    assert distance_between(materials, others)[2] == pytest.approx(0, abs=1e-4)
+    assert torch.isinf(distance_between(materials, batch())).all()

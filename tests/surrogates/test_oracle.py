@@ -382,3 +382,20 @@ def test_matgl_model_that_is_not_here_is_named():
 def test_chgnet_weights_that_do_not_exist_are_named():
     with pytest.raises(ValueError, match=r"^CHGNet weights '1.0': expected one of"):
         CHGNetOracle("1.0")
+
+
+def test_what_cannot_be_tried_is_refused_without_cost():
+    oracle = RelaxationOracle(Compounds(), hull=HULL, check=False)
+    refused = oracle.refuses(["NaCl", "ZnNi4P4", "Na0.5Cl", "no formula"])
+    assert refused[0] is None
+    assert refused[1] == "no prototype of the anonymous formula AB4C4 in the library"
+    assert all(refused[1:])
+    labels = oracle.label(["ZnNi4P4"])
+    assert labels[0].failure == refused[1]
+
+
+def test_table_lists_its_materials(tmp_path):
+    (tmp_path / "table.csv").write_text("formula,gap\nNa2Cl2,5.0\nMgO,7.8\nClNa,4.0\n")
+    oracle = TableOracle(tmp_path / "table.csv")
+    assert sorted(oracle.materials) == ["MgO", "NaCl"]
+    assert all(label.failure is None for label in oracle.label(oracle.materials))

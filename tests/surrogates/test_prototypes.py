@@ -8,7 +8,7 @@ from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 
 from envs.formula import anonymous_formula, reduced_formula
 from surrogates.prototype_library import prototype_library
-from surrogates.prototypes import decorate, decorated_prototypes, describe_missing
+from surrogates.prototypes import decorate, decorated_prototypes, describe_missing, has_prototype
 from surrogates.structure_checks import structure_problem
 
 ROCKSALT = "AB_cF8_225_a_b NaCl"
@@ -217,3 +217,9 @@ def test_any_pair_of_elements_gives_sound_structures(cation, anion, amount):
         assert structure.composition.fractional_composition.almost_equals(Composition(formula).fractional_composition)
         assert structure_problem(structure) is None, entry.prototype.name
         assert 1 < structure.volume / len(structure) < 2000, entry.prototype.name
+
+
+@pytest.mark.parametrize("formula", ["NaCl", "SrTiO3", "Al2O3", "Mg2SiO4", "ZnNi4P4", "Cu3In5S9", "KFeO2"])
+@pytest.mark.parametrize("largest_cell", [4, 20])
+def test_has_prototype_agrees_with_decorating(formula, largest_cell):
+    assert has_prototype(formula, largest_cell) == bool(decorated_prototypes(formula, largest_cell))
