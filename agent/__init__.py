@@ -1,4 +1,4 @@
-"""Who decides: objectives, reward, policy, training, report, command line.
+"""Who decides: objectives, reward, policy, training, campaigns of labelling, report, command line.
 
 Names are imported when they are first used, so that `matsmith --help` need not wait for torch.
 """
@@ -7,6 +7,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from agent.campaign import Campaign
+    from agent.campaign_options import CampaignOptions
     from agent.coverage import Coverage
     from agent.design_agent import DesignAgent
     from agent.objective import Objective
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
     from agent.training_options import TrainingOptions
 
 _HOME = {
+    "Campaign": "campaign",
+    "CampaignOptions": "campaign_options",
     "Coverage": "coverage",
     "DesignAgent": "design_agent",
     "Objective": "objective",
@@ -26,7 +30,18 @@ _HOME = {
     "TrainingOptions": "training_options",
 }
 
-__all__ = ["Coverage", "DesignAgent", "Objective", "Policy", "PolicyNetwork", "Prior", "Reward", "TrainingOptions"]
+__all__ = [
+    "Campaign",
+    "CampaignOptions",
+    "Coverage",
+    "DesignAgent",
+    "Objective",
+    "Policy",
+    "PolicyNetwork",
+    "Prior",
+    "Reward",
+    "TrainingOptions",
+]
 
 
 def __getattr__(name: str) -> Any:

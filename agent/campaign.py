@@ -13,41 +13,42 @@ latest checkpoint of the policy; no label that was committed is lost or asked fo
 from __future__ import annotations
 
 import os
-import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
-from tqdm import tqdm
 
-from agent.campaign_batch import draw_initial, propose_batch
+from agent.campaign_batch import draw_initial, propose_batch, propose_pairs
+from agent.campaign_labels import fit_to, label_columns, label_trials, split_labels
 from agent.campaign_options import CampaignOptions
-from agent.campaign_round import judge_round
+from agent.campaign_round import describe_round, judge_cheaper, judge_round
 from agent.condition_options import ConditionOptions
 from agent.config import PlugIn
 from agent.design_agent import DesignAgent
-from agent.execution import open_executor
+from agent.fidelities import Fidelity, check_cheaper, takes, trials_of
 from agent.labelled_objectives import LabelledObjectives
-from agent.labelling import LabelOptions, Task, label_tasks
 from agent.objective import Objective
 from agent.oracle_source import OracleSource, cached_oracle
 from agent.prior import Prior
 from agent.run_folder import RunFolder
-from agent.store import CampaignStore, Proposal, Trial
+from agent.store import CampaignStore
+from agent.store_records import Proposal, Trial
 from agent.training_options import TrainingOptions
 from agent.training_run import train_to
 from envs import DesignSpace
-from surrogates.base import Label, Oracle
+from surrogates.base import Oracle
 from surrogates.energy import EnergyModel
+from surrogates.label_model import FEWEST_LABELS
+from surrogates.properties import PROPERTIES
 
 STORE = "campaign.db"
-_LEASE_SECONDS = 24 * 3600.0
-_LARGEST = 1e30
-"""No property in any unit is larger; an exploded relaxation is."""
+_MOST_WAVES = 3
+"""Times that first materials are drawn while too many of their labels fail."""
+_SUSPICIOUS = 3
+"""Labels of a batch whose failure, all together, stops a campaign."""
 
 
 class CampaignInterrupted(KeyboardInterrupt):
@@ -63,9 +64,11 @@ class CampaignResult:
     wanted: LabelledObjectives
     """The objectives, with models fitted to all labels."""
     labels: pd.DataFrame
-    """See `CampaignStore.labels`."""
+    """Of the oracle that counts, see `CampaignStore.labels`."""
     rounds: list[dict[str, Any]]
     """Measures of each round, see `agent.campaign_round`."""
+    cheaper_labels: pd.DataFrame
+    """Those of the cheaper oracles, in the same columns."""
 
 
 class Campaign:
@@ -91,6 +94,8 @@ class Campaign:
         executor: in-process, process, dask or dask:tcp://host:port (see `agent.execution`), or any
             `concurrent.futures.Executor`, which stays open.
         workers: Processes; the number of calls under way in an executor of your own. None: one a core.
+        cheaper: Oracles that cost less, from whose labels those of `oracle` can be told better: a batch may hold more
+            materials, some only for these, and costs no more. What was reached is judged by `oracle` alone.
 
     Raises:
         ValueError: A setting is wrong, or the oracle cannot be made.
@@ -117,6 +122,7 @@ class Campaign:
         seed: int = 0,
         executor: str | Executor = "process",
         workers: int | None = None,
+        cheaper: Sequence[Oracle | PlugIn] = (),
     ) -> None:
         self.space, self.objectives, self.constraints = space, tuple(objectives), tuple(constraints)
         self.folder = RunFolder(folder)
@@ -135,6 +141,9 @@ class Campaign:
         self.workers = workers if workers is not None else _cores()
         self.source = OracleSource(oracle)
         self.oracle = cached_oracle(self.source)
+        self.cheaper_sources = [OracleSource(entry) for entry in cheaper]
+        self.cheaper = [cached_oracle(entry) for entry in self.cheaper_sources]
+        check_cheaper(self.oracle, self.cheaper, self.options.method)
         self.has_begun = False
         """Whether `run` got hold of the folder, which it does not when another process has it."""
 
@@ -177,7 +186,9 @@ class Campaign:
                     f"interrupted {where}, {len(store.trials(states=['done']))} labels kept"
                 ) from stop
             assert agent is not None
-            return CampaignResult(agent, wanted, store.labels(), [dict(entry.metrics) for entry in store.rounds()])
+            rounds_done = [dict(entry.metrics) for entry in store.rounds()]
+            counts, others = split_labels(store.labels(), self.oracle.name, self.oracle.version)
+            return CampaignResult(agent, wanted, counts, rounds_done, others)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -187,6 +198,7 @@ class Campaign:
             for part in (self.objectives, self.constraints)
         ]
         free = ("task_size", "retries", "time_limit")
+        cheaper = {"cheaper": [[oracle.name, oracle.version, oracle.cost] for oracle in self.cheaper]}
         return {
             "space": {"class": type(self.space).__name__, **self.space.identity},
             "objectives": described[0],
@@ -200,6 +212,7 @@ class Campaign:
             "training": asdict(self.training),
             "conditions": None if self.conditions is None else asdict(self.conditions),
             "seed": self.seed,
+            **(cheaper if self.cheaper else {}),
         }
 
     # The parts of a round
@@ -208,18 +221,57 @@ class Campaign:
         if _state(store, 0) == "done":
             return
         store.begin_round(0, self._seed(0))
-        if not store.trials(0):
-            formulas = draw_initial(self.space, self.prior, self.oracle, self.options, self._seed(0))
-            proposals = [Proposal(formula, "initial") for formula in formulas]
-            store.propose(0, proposals, self.oracle.name, self.oracle.version)
-        self._label(store, 0, progress)
-        trials = store.trials(0)
-        good = [trial for trial in trials if trial.state == "done"]
+        good: list[Trial] = []
+        for wave in range(_MOST_WAVES):
+            if len(self._of_target(store.trials(0))) <= wave * self.options.initial:
+                self._propose_initial(store, self._seed(0) + wave)
+            self._label(store, 0, progress)
+            good = self._of_target(store.trials(0, states=["done"]))
+            if not good or len(good) >= self._fewest_labels:
+                break
+        trials = self._of_target(store.trials(0))
         if not good:
-            first = trials[0].label.failure if trials and trials[0].label else "nothing to label"
+            first = trials[0].label.failure if trials[0].label else ""
             raise ValueError(f"oracle: all {len(trials)} first labels failed; the first: {first}")
+        if len(good) < self._fewest_labels:
+            raise ValueError(
+                f"oracle: {len(trials) - len(good)} of {len(trials)} first labels failed, {len(good)} are too few to "
+                f"learn from (expected {self._fewest_labels})"
+            )
         properties = list(label_columns(good))
-        store.finish_round(0, {"labelled": len(good), "failed": len(trials) - len(good), "properties": properties})
+        metrics = {"labelled": len(good), "failed": len(trials) - len(good), "properties": properties}
+        store.finish_round(0, metrics | self._judge_cheaper(store, 0))
+
+    def _propose_initial(self, store: CampaignStore, seed: int) -> None:
+        known = {trial.material for trial in self._of_target(store.trials())}
+        formulas = draw_initial(self.space, self.prior, self.oracle, self.options, seed, known)
+        each = [formulas]
+        for oracle in self.cheaper:
+            before = store.known(oracle.name, oracle.version)  # of a wave that was cut short
+            can = zip(formulas, takes(oracle, formulas), strict=True)
+            each.append([formula for formula, taken in can if taken and formula not in before])
+        self._propose(store, 0, [[Proposal(formula, "initial") for formula in of_oracle] for of_oracle in each])
+
+    def _propose(self, store: CampaignStore, number: int, proposals: Sequence[Sequence[Proposal]]) -> None:
+        """Commit proposals for the target and for each cheaper oracle.
+
+        The target's come last, so that they tell whether all are there: else those that are missing are made again.
+        """
+        for oracle, of_oracle in reversed(list(zip([self.oracle, *self.cheaper], proposals, strict=True))):
+            if of_oracle:
+                store.propose(number, of_oracle, oracle.name, oracle.version)
+
+    def _of_target(self, trials: Sequence[Trial]) -> list[Trial]:
+        return trials_of(trials, self.oracle.name, self.oracle.version)
+
+    def _judge_cheaper(self, store: CampaignStore, number: int, shares: Sequence[float] = ()) -> dict[str, Any]:
+        return {"cheaper": judge_cheaper(store.trials(), number, self.cheaper, shares)} if self.cheaper else {}
+
+    @property
+    def _fewest_labels(self) -> int:
+        """Labels without which no model can be fitted: a property that no embedded model predicts needs some."""
+        own = [o for o in (*self.objectives, *self.constraints) if o.property not in PROPERTIES and o.model is None]
+        return FEWEST_LABELS if own else 1
 
     def _wanted(self, store: CampaignStore) -> LabelledObjectives:
         labelled = store.rounds()[0].metrics["properties"]
@@ -232,8 +284,7 @@ class Campaign:
     @staticmethod
     def _fit(wanted: LabelledObjectives, store: CampaignStore, number: int) -> None:
         """Fit to the labels of all rounds before this one."""
-        trials = [trial for trial in store.trials(states=["done"]) if trial.round < number]
-        wanted.fit([trial.material for trial in trials], label_columns(trials))
+        fit_to(wanted, [trial for trial in store.trials(states=["done"]) if trial.round < number], store.settings)
 
     def _trained(
         self, agent: DesignAgent | None, wanted: LabelledObjectives, number: int, progress: bool
@@ -263,68 +314,57 @@ class Campaign:
     ) -> None:
         seed = self._seed(number)
         store.begin_round(number, seed)
-        if not store.trials(number):
-            earlier = [trial for trial in store.trials(states=["done"]) if trial.round < number]
-            proposals = propose_batch(agent, wanted, earlier, store.known(), self.oracle, self.options, seed)
+        if not self._of_target(store.trials(number)):
+            earlier = [trial for trial in store.trials() if trial.round < number]
+            proposals, *others = self._select(agent, wanted, earlier, seed)
             if not proposals:
                 raise ValueError(
                     f"round {number}: nothing is left to label among {self.options.pool} samples (raise campaign.pool, "
                     "or widen the space)"
                 )
-            if len(proposals) < self.options.batch:
+            if len(proposals) + sum(map(len, others)) < self.options.batch:
                 store.add_event("short batch", f"round {number}: {len(proposals)} new materials in the pool")
-            store.propose(number, proposals, self.oracle.name, self.oracle.version)
+            present = [bool(trials_of(store.trials(number), o.name, o.version)) for o in self.cheaper]
+            missing = [[] if done else rest for rest, done in zip(others, present, strict=True)]
+            self._propose(store, number, [proposals, *missing])
         self._label(store, number, progress)
-        metrics = judge_round(store.trials(), number, wanted)
+        metrics = judge_round(self._of_target(store.trials()), number, wanted)
+        metrics |= self._judge_cheaper(store, number, [wanted.share(n) for n in range(len(self.cheaper))])
         if metrics["alarm"]:
             store.add_event("alarm", f"round {number}: {metrics['alarm']}")
         store.finish_round(number, metrics)
-
-    def _label(self, store: CampaignStore, number: int, progress: bool) -> None:
-        """Label what is proposed, committing every label as it comes."""
-        waiting = store.trials(number, states=["proposed"])
-        if not waiting:
-            return
-        owner = f"{socket.gethostname()}:{os.getpid()}"
-        options = LabelOptions(self.options.task_size, self.options.retries, self.workers + 1)
-        with (
-            self._open_executor() as executor,
-            tqdm(total=len(waiting), desc=f"round {number}: labels", unit="label", disable=not progress) as bar,
-        ):
-            failures = 0
-
-            def keep(trial: int, label: Label, seconds: float, attempts: int) -> None:
-                nonlocal failures
-                try:
-                    _check_size(label)
-                    store.finish(trial, label, seconds, attempts)
-                except OSError:
-                    raise
-                except Exception as error:  # what an oracle of the user's put into it cannot be stored
-                    reason = " ".join(str(error).removeprefix(f"{store.path}: ").split())
-                    label = Label(label.material, failure=f"malformed answer: {self.source.redact(reason)}")
-                    store.finish(trial, label, seconds, attempts)
-                failures += label.failure is not None
-                bar.set_postfix({"failed": failures}, refresh=False)
-                bar.update()
-
-            label_tasks(
-                [Task(trial.id, trial.material) for trial in waiting],
-                self.source,
-                executor,
-                options,
-                on_start=lambda trials: store.lease(trials, owner, _LEASE_SECONDS),
-                on_label=keep,
+        if not metrics["labelled"] and metrics["failed"] >= _SUSPICIOUS:
+            failed = self._of_target(store.trials(number, states=["failed"]))[0]
+            reason = failed.label.failure if failed.label else ""
+            raise ValueError(
+                f"round {number}: all {metrics['failed']} labels failed, the first with: {reason}; what is labelled is "
+                "kept, and matsmith resume goes on with the next round"
             )
 
-    @contextmanager
-    def _open_executor(self) -> Iterator[Executor]:
-        if isinstance(self.executor, Executor):
-            yield self.executor
-            return
-        limit = self.options.time_limit
-        with open_executor(self.executor, workers=self.workers, time_limit=limit) as executor:
-            yield executor
+    def _select(
+        self, agent: DesignAgent, wanted: LabelledObjectives, earlier: Sequence[Trial], seed: int
+    ) -> list[list[Proposal]]:
+        """Return what is proposed to the target and to each cheaper oracle; the same from the same earlier trials."""
+        of_target = self._of_target(earlier)
+        done = [trial for trial in of_target if trial.state == "done"]
+        known = {trial.material for trial in of_target}
+        if not self.cheaper:
+            return [propose_batch(agent, wanted, done, known, self.oracle, self.options, seed)]
+        fidelities = []
+        for position, oracle in enumerate(self.cheaper):
+            own = trials_of(earlier, oracle.name, oracle.version)
+            labelled = {trial.material for trial in own if trial.state == "done"}
+            fidelities.append(Fidelity(oracle, wanted.share(position), {trial.material for trial in own}, labelled))
+        return propose_pairs(agent, wanted, done, known, self.oracle, self.options, seed, fidelities)
+
+    def _label(self, store: CampaignStore, number: int, progress: bool) -> None:
+        """Label what is proposed, committing every label as it comes; cheap labels first."""
+        pairs = reversed(list(zip([self.source, *self.cheaper_sources], [self.oracle, *self.cheaper], strict=True)))
+        for source, oracle in pairs:
+            trials = store.trials(number, states=["proposed"])
+            waiting = trials_of(trials, oracle.name, oracle.version)
+            title = f"round {number}: labels"
+            label_trials(store, waiting, source, self.executor, self.workers, self.options, title if progress else None)
 
     def _seed(self, number: int) -> int:
         return round_seed(self.seed, number)
@@ -335,32 +375,8 @@ def round_seed(seed: int, number: int) -> int:
     return (seed + 1_000_003 * (number + 1)) % 2**62
 
 
-def label_columns(trials: Sequence[Trial]) -> dict[str, list[float]]:
-    """Return the labelled values of N trials by property, NaN where there is none."""
-    labels = [{} if trial.label is None else dict(trial.label.values) for trial in trials]
-    names = sorted({name for entry in labels for name in entry})
-    return {name: [float(entry.get(name, float("nan"))) for entry in labels] for name in names}
-
-
-def _check_size(label: Label) -> None:
-    """Raise a ValueError for a value that models in single precision cannot be fitted to."""
-    for name, value in dict(label.values).items():
-        if abs(value) > _LARGEST:
-            raise ValueError(f"{name} of {label.material} is {value:g}")
-
-
 def _state(store: CampaignStore, number: int) -> str | None:
     return next((entry.state for entry in store.rounds() if entry.number == number), None)
-
-
-def describe_round(number: int, metrics: Any) -> str:
-    """Return one line on a round for the user."""
-    parts = [f"round {number}: {metrics['labelled']} labels, {metrics['failed']} failed"]
-    parts += [f"{metrics['hits_total']} hits so far", f"hypervolume {metrics['hypervolume']:.3f}"]
-    for name, entry in metrics["properties"].items():
-        if entry["n"]:
-            parts.append(f"{name} off by {entry['mae']:.3g} ({entry['within_one_std']:.0%} within one std)")
-    return ", ".join(parts) + (f"; ALARM: {metrics['alarm']}" if metrics["alarm"] else "")
 
 
 def _cores() -> int:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from agent.campaign_options import CampaignOptions
 from agent.design_agent import DesignAgent, uniform_policy
+from agent.fidelities import Fidelity, pays, price
 from agent.labelled_objectives import LabelledObjectives
 from agent.metrics import simplex_lattice
 from agent.prior import Prior
-from agent.selection import select_batch
-from agent.store import Proposal, Trial
+from agent.selection import MemberTable, Selection, select_batch
+from agent.store_records import Proposal, Trial
 from envs import DesignSpace
 from envs.formula import CompositionBatch, reduced_formula
 from surrogates.base import Oracle
@@ -27,7 +28,12 @@ _DRAWS = 50
 
 
 def draw_initial(
-    space: DesignSpace, prior: Prior | None, oracle: Oracle, options: CampaignOptions, seed: int
+    space: DesignSpace,
+    prior: Prior | None,
+    oracle: Oracle,
+    options: CampaignOptions,
+    seed: int,
+    known: Collection[str] = (),
 ) -> list[str]:
     """Return distinct materials drawn from the prior, or from the uniform masked policy without one.
 
@@ -39,7 +45,7 @@ def draw_initial(
     generator = torch.Generator().manual_seed(seed)
     listed = getattr(oracle, "materials", None)
     if listed is not None:
-        inside = allowed(listed_in(space, listed), (), oracle, options)
+        inside = allowed(listed_in(space, listed), known, oracle, options)
         if not inside:
             raise ValueError("campaign.initial: none of the materials that the oracle can label may be labelled")
         order = torch.randperm(len(inside), generator=generator)[: options.initial]
@@ -48,7 +54,7 @@ def draw_initial(
     found: dict[str, None] = {}
     for _ in range(_DRAWS):
         rollout = policy.sample_many(max(options.initial, 64), generator)
-        found |= dict.fromkeys(allowed(space.decode(rollout.state), found, oracle, options))
+        found |= dict.fromkeys(allowed(space.decode(rollout.state), {*found, *known}, oracle, options))
         if len(found) >= options.initial:
             return list(found)[: options.initial]
     if not found:
@@ -77,44 +83,193 @@ def propose_batch(
         seed: Of sampling and selection.
     """
     generator = torch.Generator().manual_seed(seed)
+    pool = _draw_pool(agent, wanted, labelled, known, oracle, options, seed, generator)
+    if pool is None:
+        return []
+    return _proposals(pool, _select(pool, options, generator), wanted)
+
+
+def propose_pairs(
+    agent: DesignAgent,
+    wanted: LabelledObjectives,
+    labelled: Sequence[Trial],
+    known: Collection[str],
+    oracle: Oracle,
+    options: CampaignOptions,
+    seed: int,
+    cheaper: Sequence[Fidelity],
+) -> list[list[Proposal]]:
+    """Select pairs of material and oracle whose labels cost no more than a batch of the target's.
+
+    Picks by score and at random come first, one at least, and are for the target; the rest of the budget goes to the
+    pairs with the highest gain for their cost. Where no cheaper label pays, this is `propose_batch`.
+
+    Args:
+        agent: As all others but the last for `propose_batch`.
+        wanted: The objectives, fitted to the labels of all oracles.
+        labelled: Trials that the target labelled.
+        known: Materials with a trial of the target.
+        oracle: The target.
+        options: How many, and how.
+        seed: Of sampling and selection.
+        cheaper: The cheaper oracles; what they labelled is a candidate for the target.
+
+    Returns:
+        The proposals for the target, then those for each of the cheaper oracles.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    told = [material for fidelity in cheaper if fidelity.share for material in sorted(fidelity.labelled)]
+    pool = _draw_pool(agent, wanted, labelled, known, oracle, options, seed, generator, told)
+    if pool is None:
+        return [[] for _ in range(1 + len(cheaper))]
+    if not any(pays(fidelity, oracle) for fidelity in cheaper):
+        return [_proposals(pool, _select(pool, options, generator), wanted), *([] for _ in cheaper)]
+    first = _select_surely(pool, options, generator)
+    taken = set(first.rows)
+    left = [row for row in range(len(pool.candidates)) if row not in taken]
+    prices = price([pool.candidates[row] for row in left], oracle, cheaper)
+    budget = (options.batch - len(first.rows)) * oracle.cost
+    rows: list[list[int]] = [[], *([] for _ in cheaper)]
+    methods: list[list[str]] = [[], *([] for _ in cheaper)]
+    n = int(budget / float(prices.cost.min())) if left else 0
+    for place in _select_by_gain(pool, left, prices.per_gain, n, first, options) if n else []:
+        cost = float(prices.cost[place])
+        if cost <= budget * (1 + 1e-9):
+            budget -= cost
+            rows[1 + prices.choice[place]].append(left[place])
+            methods[1 + prices.choice[place]].append(options.method)
+    rows[0] += first.rows
+    methods[0] += first.picked_by
+    target = _proposals(pool, Selection(rows[0], methods[0]), wanted)
+    others = [
+        [Proposal(pool.candidates[row], options.method, {}, float(pool.distance[row])) for row in of_oracle]
+        for of_oracle in rows[1:]
+    ]
+    return [target, *others]
+
+
+@dataclass(frozen=True, eq=False)
+class _Pool:
+    """N candidates, the highest reward first: where nothing improves the front, the reward decides."""
+
+    candidates: list[str]
+    score: Tensor
+    """What greedy picks maximise, (N,)."""
+    distance: Tensor
+    """To the nearest labelled material, (N,)."""
+    penalty: Tensor | None
+    """What gains are divided by, (N,)."""
+    table: MemberTable
+    observed: Tensor
+    """Utilities of labelled, feasible materials, (K, m)."""
+    weights: Tensor
+
+
+def _draw_pool(
+    agent: DesignAgent,
+    wanted: LabelledObjectives,
+    labelled: Sequence[Trial],
+    known: Collection[str],
+    oracle: Oracle,
+    options: CampaignOptions,
+    seed: int,
+    generator: torch.Generator,
+    told: Sequence[str] = (),
+) -> _Pool | None:
+    """Return the candidates for a batch: samples of the policy, and materials that cheaper oracles have labelled."""
     listed = getattr(oracle, "materials", None)
     if listed is None:
-        candidates = allowed(_sample(agent, options.pool, seed), known, oracle, options)
+        candidates = allowed([*_sample(agent, options.pool, seed), *told], known, oracle, options)
     else:
         left = allowed(listed_in(agent.space, listed), known, oracle, options)
-        candidates = sample_among(agent, left, options.pool, generator)
+        inside = set(left)
+        drawn = sample_among(agent, left, options.pool, generator)
+        candidates = list(dict.fromkeys([*drawn, *(material for material in told if material in inside)]))
     if not candidates:
-        return []
+        return None
     log_reward = wanted.reward(CompositionBatch.from_formulas(candidates)).log_reward
-    order = log_reward.sort(
-        descending=True, stable=True
-    ).indices  # where nothing improves the front, the reward decides
+    order = log_reward.sort(descending=True, stable=True).indices
     candidates, log_reward = [candidates[row] for row in order.tolist()], log_reward[order]
     batch = CompositionBatch.from_formulas(candidates)
     values = {name: [_value(trial, name) for trial in labelled] for name in wanted.labelled}
     formulas = [trial.material for trial in labelled]
     achieved = wanted.achieved(formulas, values)
     distance = distance_between(batch, CompositionBatch.from_formulas(formulas))
-    costs = (options.distance_penalty * distance).exp() if options.distance_penalty else None
-    selection = select_batch(
-        wanted.members(candidates),
-        options.batch,
-        achieved.utilities[achieved.feasible],
+    return _Pool(
+        candidates,
         log_reward - options.distance_penalty * distance if options.distance_penalty else log_reward,
+        distance,
+        (options.distance_penalty * distance).exp() if options.distance_penalty else None,
+        wanted.members(candidates),
+        achieved.utilities[achieved.feasible],
+        agent.conditions.own.preference[0],
+    )
+
+
+def _select(pool: _Pool, options: CampaignOptions, generator: torch.Generator) -> Selection:
+    return select_batch(
+        pool.table,
+        options.batch,
+        pool.observed,
+        pool.score,
         generator,
         method=options.method,
         greedy_share=options.greedy_share,
         random_picks=options.random_picks,
-        weights=agent.conditions.own.preference[0],
-        costs=costs,
+        weights=pool.weights,
+        costs=pool.penalty,
     )
-    chosen = [candidates[row] for row in selection.rows]
+
+
+def _select_surely(pool: _Pool, options: CampaignOptions, generator: torch.Generator) -> Selection:
+    """Return the picks by score and at random that `_select` would make; at least one."""
+    n_greedy = round(options.greedy_share * options.batch)
+    n_random = min(options.random_picks, options.batch - n_greedy)
+    n_greedy = n_greedy if n_greedy + n_random else 1
+    n = n_greedy + n_random
+    return select_batch(
+        pool.table,
+        n,
+        pool.observed,
+        pool.score,
+        generator,
+        method=options.method,
+        greedy_share=n_greedy / n,
+        random_picks=n_random,
+        weights=pool.weights,
+    )
+
+
+def _select_by_gain(
+    pool: _Pool, left: list[int], per_gain: Tensor, n: int, first: Selection, options: CampaignOptions
+) -> list[int]:
+    """Return positions in `left`, best first, by the gain that counts the first picks as observed."""
+    rows = torch.tensor(left)
+    selection = select_batch(
+        pool.table.rows(rows),
+        n,
+        pool.observed,
+        pool.score[rows],
+        torch.Generator(),
+        method=options.method,
+        greedy_share=0.0,
+        random_picks=0,
+        pending=pool.table.rows(torch.tensor(first.rows)),
+        weights=pool.weights,
+        costs=per_gain if pool.penalty is None else per_gain * pool.penalty[rows],
+    )
+    return selection.rows
+
+
+def _proposals(pool: _Pool, selection: Selection, wanted: LabelledObjectives) -> list[Proposal]:
+    """Return the selected materials with what is predicted of them."""
+    chosen = [pool.candidates[row] for row in selection.rows]
     prediction = wanted.model.predict(chosen)
     proposals = []
     for position, (row, picked_by) in enumerate(zip(selection.rows, selection.picked_by, strict=True)):
         mean, std = prediction.mean[position].tolist(), prediction.std[position].tolist()
         predicted = {name: (mean[k], std[k]) for k, name in enumerate(wanted.labelled)}
-        proposals.append(Proposal(chosen[position], picked_by, predicted, float(distance[row])))
+        proposals.append(Proposal(chosen[position], picked_by, predicted, float(pool.distance[row])))
     return proposals
 
 

@@ -9,9 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from agent.fidelities import trials_of
 from agent.labelled_objectives import LabelledObjectives
 from agent.metrics import hypervolume, is_non_dominated
-from agent.store import Trial
+from agent.store_records import Trial
+from surrogates.base import Oracle
 
 _ALARM_SHARE = 0.5
 """A batch that keeps less than this share of the utility promised is suspected of fooling the models."""
@@ -22,7 +24,7 @@ def judge_round(trials: Sequence[Trial], number: int, wanted: LabelledObjectives
     """Return measures of a round as JSON-compatible values.
 
     Args:
-        trials: Of all rounds so far.
+        trials: Of all rounds so far, those of the oracle that counts.
         number: The round.
         wanted: The objectives with the models by which the batch was chosen.
 
@@ -52,6 +54,41 @@ def judge_round(trials: Sequence[Trial], number: int, wanted: LabelledObjectives
         "front": int(is_non_dominated(feasible).sum()) if len(feasible) else 0,
     }
     return metrics | {"alarm": _alarm(promised, found)}
+
+
+def judge_cheaper(
+    trials: Sequence[Trial], number: int, oracles: Sequence[Oracle], shares: Sequence[float] = ()
+) -> list[dict[str, Any]]:
+    """Return for each cheaper oracle, as JSON-compatible values, what it did.
+
+    Args:
+        trials: Of all oracles and rounds so far.
+        number: The round.
+        oracles: The cheaper oracles.
+        shares: Squared correlation with the target by which the batch was chosen, none in round 0.
+
+    Returns:
+        oracle, version; labelled, failed (of this round), calls_total, cost (core-seconds of a label) and cost_total;
+        share.
+    """
+    found = []
+    for position, oracle in enumerate(oracles):
+        own = [trial for trial in trials_of(trials, oracle.name, oracle.version) if trial.round <= number]
+        states = [trial.state for trial in own if trial.round == number]
+        calls = sum(trial.state in ("done", "failed") for trial in own)
+        found.append(
+            {
+                "oracle": oracle.name,
+                "version": oracle.version,
+                "labelled": states.count("done"),
+                "failed": states.count("failed"),
+                "calls_total": calls,
+                "cost": oracle.cost,
+                "cost_total": calls * oracle.cost,
+                "share": shares[position] if shares else None,
+            }
+        )
+    return found
 
 
 def _compare(trials: Sequence[Trial], name: str) -> dict[str, float | int]:
@@ -98,3 +135,14 @@ def _columns(trials: Sequence[Trial], wanted: LabelledObjectives) -> dict[str, l
         name: [math.nan if t.label is None else float(t.label.values.get(name, math.nan)) for t in trials]
         for name in wanted.labelled
     }
+
+
+def describe_round(number: int, metrics: Any) -> str:
+    """Return one line on a round for the user."""
+    parts = [f"round {number}: {metrics['labelled']} labels, {metrics['failed']} failed"]
+    parts += [f"{entry['labelled']} of {entry['oracle']}" for entry in metrics.get("cheaper", ())]
+    parts += [f"{metrics['hits_total']} hits so far", f"hypervolume {metrics['hypervolume']:.3f}"]
+    for name, entry in metrics["properties"].items():
+        if entry["n"]:
+            parts.append(f"{name} off by {entry['mae']:.3g} ({entry['within_one_std']:.0%} within one std)")
+    return ", ".join(parts) + (f"; ALARM: {metrics['alarm']}" if metrics["alarm"] else "")

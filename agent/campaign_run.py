@@ -1,7 +1,8 @@
 """A campaign from configuration to files: the rounds of `matsmith design`, `resume` and `sample`.
 
 What it leaves beside the files of a run without rounds: campaign.db (SQLite), labels.csv, campaign.json (measures of
-each round), labels_ase.db (ASE), and labels.extxyz and cifs/ where the oracle relaxed structures.
+each round), labels_ase.db (ASE), and labels.extxyz and cifs/ where the oracle relaxed structures. Labels of cheaper
+oracles are in campaign.db and labels_ase.db, and in labels_cheaper.csv in place of labels.csv.
 """
 
 from __future__ import annotations
@@ -12,17 +13,22 @@ from contextlib import suppress
 
 import pandas as pd
 
-from agent.campaign import STORE, Campaign, CampaignResult, label_columns
+from agent.campaign import STORE, Campaign, CampaignResult
+from agent.campaign_labels import fit_to, split_labels
 from agent.config import DesignConfig
 from agent.design_agent import DesignAgent
 from agent.design_parts import make_objectives, make_prior, make_space
+from agent.fidelities import trials_of
 from agent.labelled_objectives import LabelledObjectives
 from agent.run_folder import RunFolder
-from agent.store import CampaignStore, Trial
+from agent.store import CampaignStore
 from agent.store_export import export_ase
+from agent.store_records import Trial
 from surrogates.energy import EnergyModel
 from surrogates.properties import column_of
 
+LABEL_FILES = ("labels.csv", "labels_cheaper.csv")
+"""Of the oracle that counts, and of all others."""
 _ALWAYS = ("material", "round", "state", "picked_by", "oracle", "version", "training_distance", "seconds", "failure")
 
 
@@ -59,6 +65,7 @@ def make_campaign(
         seed=config.seed,
         executor=config.executor,
         workers=config.workers,
+        cheaper=config.cheaper_oracles,
     )
 
 
@@ -80,12 +87,16 @@ def run_campaign(campaign: Campaign, folder: RunFolder, progress: bool, say: Cal
 
 
 def write_labels(folder: RunFolder) -> None:
-    """Write labels.csv, campaign.json, labels_ase.db and the structures from the store."""
+    """Write labels.csv, labels_cheaper.csv, campaign.json, labels_ase.db and the structures from the store."""
     with CampaignStore.read(folder.path / STORE) as store:
-        folder.write_text("labels.csv", with_units(store.labels()).to_csv(index=False, float_format="%.6g"))
+        oracle, version = store.settings["oracle"]
+        for name, labels in zip(LABEL_FILES, split_labels(store.labels(), oracle, version), strict=True):
+            if len(labels) or name == LABEL_FILES[0]:
+                folder.write_text(name, with_units(labels).to_csv(index=False, float_format="%.6g"))
         rounds = [{"number": entry.number, "state": entry.state, **entry.metrics} for entry in store.rounds()]
         folder.write_json("campaign.json", {"rounds": rounds, "events": [vars(event) for event in store.events()]})
-        trials = [t for t in store.trials(states=["done"]) if t.label is not None and t.label.structure is not None]
+        done = trials_of(store.trials(states=["done"]), oracle, version)
+        trials = [trial for trial in done if trial.label is not None and trial.label.structure is not None]
         export_ase(store, folder.path / "labels_ase.db")
     if trials:
         _write_structures(trials, folder)
@@ -138,7 +149,7 @@ def load_campaign(
         raise ValueError(f"run: {folder.path} holds no policy yet (round 0 is not finished)")
     objectives, constraints = make_objectives(config, energies)
     with CampaignStore.read(folder.path / STORE) as store:
-        trials, first, oracle = store.trials(states=["done"]), store.rounds()[0].metrics, store.settings["oracle"]
+        trials, first, settings = store.trials(states=["done"]), store.rounds()[0].metrics, store.settings
     wanted = LabelledObjectives(
         objectives,
         first["properties"],
@@ -147,9 +158,9 @@ def load_campaign(
         energies,
         config.campaign.model,
         config.seed,
-        " ".join(oracle),
+        " ".join(settings["oracle"]),
     )
-    wanted.fit([trial.material for trial in trials], label_columns(trials))
+    fit_to(wanted, trials, settings)
     return DesignAgent.load(folder.checkpoint, space=make_space(config.space), reward=wanted.reward), wanted
 
 

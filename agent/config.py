@@ -160,6 +160,8 @@ class DesignConfig:
     """Rounds in which an oracle labels a batch, models are refitted and the policy is trained on; 0 for none."""
     oracle: PlugIn | None = None
     """Who labels: chgnet, or a class of yours with name, version, cost and label(materials)."""
+    cheaper_oracles: list[PlugIn] = field(default_factory=list)
+    """Who may label as well where that tells more of the oracle's labels for its cost: volume-scan, or yours."""
     campaign: CampaignOptions = field(default_factory=CampaignOptions)
     """How batches are selected and labelled."""
     executor: str = "process"

@@ -23,6 +23,7 @@ from agent.reward import Reward
 from agent.selection import MemberTable
 from envs.formula import CompositionBatch
 from surrogates.base import Prediction
+from surrogates.cheap_labels import CheapLabels
 from surrogates.distribution import ExactDistribution, PropertyDistribution
 from surrogates.energy import EnergyModel
 from surrogates.label_model import LabelModel, RegressionKind
@@ -114,21 +115,39 @@ class LabelledObjectives:
         self._reward: Reward | None = None
         self._own_models = {o.property: o.model for o in (*objectives, *constraints) if o.model is not None}
 
-    def fit(self, materials: Sequence[str], labels: Mapping[str, Sequence[float]]) -> None:
+    def fit(
+        self,
+        materials: Sequence[str],
+        labels: Mapping[str, Sequence[float]],
+        cheaper: Sequence[tuple[Sequence[str], Mapping[str, Sequence[float]]]] = (),
+    ) -> None:
         """Fit the models to N materials.
 
         Args:
             materials: N formulas.
             labels: Values by property, NaN where there is none; properties that are not asked for do not matter.
+            cheaper: The same of each cheaper oracle; models are of the labels above, about which these tell something.
         """
-        missing = [float("nan")] * len(materials)
-        columns = [torch.as_tensor(list(labels.get(name, missing)), dtype=torch.float64) for name in self.labelled]
-        self.model.fit(materials, torch.stack(columns, 1))
+        others = [CheapLabels(formulas, self._columns(formulas, values)) for formulas, values in cheaper]
+        self.model.fit(materials, self._columns(materials, labels), others)
         self._reward = Reward(
             [self._with_model(objective) for objective in self._objectives],
             self._scalarization,
             [self._with_model(constraint) for constraint in self._constraints],
         )
+
+    def _columns(self, materials: Sequence[str], labels: Mapping[str, Sequence[float]]) -> Tensor:
+        missing = [float("nan")] * len(materials)
+        columns = [torch.as_tensor(list(labels.get(name, missing)), dtype=torch.float64) for name in self.labelled]
+        return torch.stack(columns, 1)
+
+    def share(self, position: int) -> float:
+        """Return the squared correlation of a cheaper oracle's labels with the others, the mean over the properties.
+
+        It is of what both add to what was predicted, as of the last fit; a property that it does not label counts as 0.
+        """
+        shares = [found[position].share for found in self.model.agreements.values()]
+        return sum(shares) / len(shares)
 
     @property
     def reward(self) -> Reward:

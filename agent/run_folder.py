@@ -2,7 +2,7 @@
 
     config.yaml  environment.json  support.json  metrics.jsonl  coverage.json  candidates.csv  report.html
     front.csv  front.json  known.csv (with several objectives)  checkpoints/agent.safetensors  tb/
-    campaign.db  campaign.json  labels.csv  labels_ase.db  labels.extxyz  cifs/ (with rounds of labelling)
+    campaign.db  campaign.json  labels.csv  labels_cheaper.csv  labels_ase.db  labels.extxyz  cifs/ (with rounds)
 
 Every file appears whole or not at all, except metrics.jsonl and tb/, which grow line by line.
 """
@@ -32,7 +32,7 @@ _MARK = "environment.json"
 _OTHERS = (
     "energy.safetensors", "support.json", "coverage.json", "front.csv", "front.json", "known.csv", "report.html", "tb",
     "campaign.db", "campaign.db-wal", "campaign.db-shm", "campaign.json",
-    "labels.csv", "labels_ase.db", "labels.extxyz", "cifs",
+    "labels.csv", "labels_cheaper.csv", "labels_ase.db", "labels.extxyz", "cifs",
 )  # fmt: skip
 _OURS = ("config.yaml", "environment.json", "metrics.jsonl", "candidates.csv", "checkpoints")
 

@@ -11,6 +11,7 @@ from surrogates.materials_project import load_materials_project
 from surrogates.oracle import CHGNetOracle, FunctionOracle, MatGLOracle, RelaxationOracle, TableOracle
 from surrogates.properties import PROPERTIES, Property, SurrogateProperty, evaluate_properties
 from surrogates.reference_table import ReferenceTable, load_reference_table, read_reference_table
+from surrogates.volume_scan_oracle import VolumeScanOracle
 
 __all__ = [
     "PROPERTIES",
@@ -32,6 +33,7 @@ __all__ = [
     "Surrogate",
     "SurrogateProperty",
     "TableOracle",
+    "VolumeScanOracle",
     "evaluate_properties",
     "load_dataset",
     "load_materials_project",

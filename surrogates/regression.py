@@ -19,7 +19,8 @@ MEMBERS = 64
 """S, functions drawn."""
 _TREES_OF_A_MEMBER = 2
 _FOLDS = 5
-_GP_ITERATIONS = 100
+_GP_ITERATIONS = 20
+"""Of the optimiser of hyperparameters; more fit the labels better and unseen materials worse."""
 
 
 class Regression(Protocol):
@@ -49,9 +50,10 @@ class GaussianProcess:
         features: Float64 (N, D); it looks at the compact ones, which come first.
         targets: Float64 (N,).
         seed: Of the drawn functions.
+        noise: Variance with which a target is known worse than a label, float64 (N,), 0 for labels; None: all are.
     """
 
-    def __init__(self, features: Tensor, targets: Tensor, seed: int) -> None:
+    def __init__(self, features: Tensor, targets: Tensor, seed: int, noise: Tensor | None = None) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # BoTorch still calls torch.jit.script
             from botorch.fit import fit_gpytorch_mll
@@ -59,16 +61,27 @@ class GaussianProcess:
             from botorch.settings import validate_input_scaling
             from gpytorch.mlls import ExactMarginalLogLikelihood
 
-        self._given, self._targets, self._seed = features, targets, seed
-        self._location = targets.mean()
-        self._scale = targets.std().clamp_min(1e-6) if len(targets) > 1 else torch.ones((), dtype=torch.float64)
+        self._given, self._targets, self._seed, self._noise = features, targets, seed, noise
+        labels = targets if noise is None or int((noise == 0).sum()) < 2 else targets[noise == 0]
+        self._location = labels.mean()
+        self._scale = labels.std().clamp_min(1e-6) if len(labels) > 1 else torch.ones((), dtype=torch.float64)
         standardised = ((targets - self._location) / self._scale)[:, None]
+        extra = None if noise is None else noise / self._scale.square()
         with validate_input_scaling(False):  # of the right variance, but not within a cube
-            model = SingleTaskGP(self._scaled(features), standardised, outcome_transform=None)
-        fit_gpytorch_mll(
-            ExactMarginalLogLikelihood(model.likelihood, model),
-            optimizer_kwargs={"options": {"maxiter": _GP_ITERATIONS}},
-        )
+            points = self._scaled(features)
+            likelihood = None if extra is None else _noisier(extra)
+            model = SingleTaskGP(points, standardised, likelihood=likelihood, outcome_transform=None)
+            fit_gpytorch_mll(
+                ExactMarginalLogLikelihood(model.likelihood, model),
+                optimizer_kwargs={"options": {"maxiter": _GP_ITERATIONS}},
+            )
+            self._label_noise: Tensor | None = None
+            if extra is not None:  # the same process, its noise all fixed: paths are drawn of no other
+                self._label_noise = model.likelihood.second_noise.detach()
+                fitted = (extra + self._label_noise)[:, None]
+                fixed = SingleTaskGP(points, standardised, fitted, outcome_transform=None)
+                fixed.mean_module, fixed.covar_module = model.mean_module, model.covar_module
+                model = fixed.eval()
         self._model = model.requires_grad_(False)
         self._paths: object = None
 
@@ -80,7 +93,10 @@ class GaussianProcess:
     @torch.no_grad()
     def predict(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean and standard deviation of a new label, float64 (N,) each."""
-        posterior = self._model.posterior(self._scaled(features), observation_noise=True)
+        of_label: bool | Tensor = True
+        if self._label_noise is not None:
+            of_label = self._label_noise.expand(len(features))[:, None]
+        posterior = self._model.posterior(self._scaled(features), observation_noise=of_label)
         mean, std = posterior.mean.squeeze(-1), posterior.variance.squeeze(-1).sqrt()
         return mean * self._scale + self._location, std * self._scale
 
@@ -98,7 +114,7 @@ class GaussianProcess:
 
     def held_out(self, groups: Tensor) -> tuple[Tensor, Tensor]:
         """Predict the labels of every fold of groups from a process fitted to the others, hyperparameters included."""
-        return _held_out(GaussianProcess, self._given, self._targets, groups, self._seed)
+        return _held_out(GaussianProcess, self._given, self._targets, groups, self._seed, self._noise)
 
 
 class Forest:
@@ -108,11 +124,12 @@ class Forest:
         features: Float64 (N, D).
         targets: Float64 (N,).
         seed: Of the trees.
+        noise: As for a Gaussian process; a noisy target weighs less.
     """
 
-    def __init__(self, features: Tensor, targets: Tensor, seed: int) -> None:
-        self._features, self._targets, self._seed = features, targets, seed
-        self._trees = _grow(features, targets, seed)
+    def __init__(self, features: Tensor, targets: Tensor, seed: int, noise: Tensor | None = None) -> None:
+        self._features, self._targets, self._seed, self._noise = features, targets, seed, noise
+        self._trees = _grow(features, targets, seed, noise)
 
     def predict(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean and standard deviation over the small forests, float64 (N,) each."""
@@ -129,7 +146,7 @@ class Forest:
 
     def held_out(self, groups: Tensor) -> tuple[Tensor, Tensor]:
         """Predict the labels of every fold of groups from trees grown on the others."""
-        return _held_out(Forest, self._features, self._targets, groups, self._seed)
+        return _held_out(Forest, self._features, self._targets, groups, self._seed, self._noise)
 
 
 class ZeroGate:
@@ -139,13 +156,14 @@ class ZeroGate:
         features: Float64 (N, D).
         positive: Bool (N,), both values occurring.
         seed: Of the trees.
+        noise: As for a Gaussian process.
     """
 
-    def __init__(self, features: Tensor, positive: Tensor, seed: int) -> None:
+    def __init__(self, features: Tensor, positive: Tensor, seed: int, noise: Tensor | None = None) -> None:
         self._features, self._positive, self._seed = features, positive, seed
-        self._forest = Forest(features, positive.double(), seed)
+        self._forest = Forest(features, positive.double(), seed, noise)
         generator = torch.Generator().manual_seed(seed)
-        self._thresholds = torch.rand(MEMBERS, 1, generator=generator, dtype=torch.float64)
+        self._thresholds = (torch.randperm(MEMBERS, generator=generator).double()[:, None] + 0.5) / MEMBERS
 
     def probability(self, features: Tensor) -> Tensor:
         """Return the probability of N values not to be zero, float64 (N,); never quite 0 or 1."""
@@ -161,8 +179,25 @@ class ZeroGate:
         return self._forest.held_out(groups)[0]
 
 
+def _noisier(extra: Tensor) -> Any:
+    """Return a likelihood of known noise and, beside it, the noise of all targets, learned as without the former."""
+    from botorch.models.utils.gpytorch_modules import get_gaussian_likelihood_with_lognormal_prior
+    from gpytorch.likelihoods import FixedNoiseGaussianLikelihood
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it would rather have no noise of exactly 0
+        likelihood = FixedNoiseGaussianLikelihood(extra, learn_additional_noise=True)
+    likelihood.second_noise_covar = get_gaussian_likelihood_with_lognormal_prior().noise_covar
+    return likelihood
+
+
 def _held_out(
-    kind: type[GaussianProcess] | type[Forest], features: Tensor, targets: Tensor, groups: Tensor, seed: int
+    kind: type[GaussianProcess] | type[Forest],
+    features: Tensor,
+    targets: Tensor,
+    groups: Tensor,
+    seed: int,
+    noise: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """Return mean and standard deviation of N labels, each told by a fit without its fold, (N,) each."""
     mean, std = torch.empty_like(targets), torch.empty_like(targets)
@@ -170,7 +205,8 @@ def _held_out(
         if bool(test.all()):
             mean[test], std[test] = targets.mean(), targets.std().clamp_min(1e-6)
             continue
-        mean[test], std[test] = kind(features[~test], targets[~test], seed).predict(features[test])
+        train = kind(features[~test], targets[~test], seed, None if noise is None else noise[~test])
+        mean[test], std[test] = train.predict(features[test])
     return mean, std
 
 
@@ -182,10 +218,14 @@ def _folds(groups: Tensor, seed: int) -> list[Tensor]:
     return [fold == number for number in torch.unique(fold).tolist()]
 
 
-def _grow(features: Tensor, targets: Tensor, seed: int) -> list[Any]:
+def _grow(features: Tensor, targets: Tensor, seed: int, noise: Tensor | None) -> list[Any]:
     from sklearn.ensemble import ExtraTreesRegressor
 
     forest = ExtraTreesRegressor(
         MEMBERS * _TREES_OF_A_MEMBER, min_samples_leaf=2, max_features=0.5, random_state=seed % 2**32, n_jobs=1
     )
-    return list(forest.fit(features.numpy(), targets.numpy()).estimators_)
+    weights = None
+    if noise is not None:
+        variance = targets.var().clamp_min(1e-12) if len(targets) > 1 else torch.ones((), dtype=torch.float64)
+        weights = (variance / (variance + noise)).numpy()
+    return list(forest.fit(features.numpy(), targets.numpy(), sample_weight=weights).estimators_)

@@ -1,0 +1,119 @@
+"""Labels of a campaign: computed, committed one by one as they come, and read back as columns."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Executor
+from contextlib import contextmanager
+from typing import Any
+
+import pandas as pd
+from tqdm import tqdm
+
+from agent.campaign_options import CampaignOptions
+from agent.execution import open_executor
+from agent.fidelities import trials_of
+from agent.labelled_objectives import LabelledObjectives
+from agent.labelling import LabelOptions, Task, label_tasks
+from agent.oracle_source import OracleSource
+from agent.store import CampaignStore
+from agent.store_records import Trial
+from surrogates.base import Label
+
+_LEASE_SECONDS = 24 * 3600.0
+_LARGEST = 1e30
+"""No property in any unit is larger; an exploded relaxation is."""
+
+
+def label_trials(
+    store: CampaignStore,
+    waiting: Sequence[Trial],
+    source: OracleSource,
+    executor: str | Executor,
+    workers: int,
+    options: CampaignOptions,
+    title: str | None,
+) -> None:
+    """Label proposed trials with their oracle, committing every label as it comes.
+
+    Args:
+        store: Where they are kept.
+        waiting: The trials.
+        source: Of the oracle.
+        executor: Name of one (see `agent.execution`), or one that stays open.
+        workers: Processes, or calls under way in an executor of the caller's.
+        options: Settings of the campaign.
+        title: Of the progress bar; None for none.
+    """
+    if not waiting:
+        return
+    owner = f"{socket.gethostname()}:{os.getpid()}"
+    with (
+        _opened(executor, workers, options.time_limit) as running,
+        tqdm(total=len(waiting), desc=title, unit="label", disable=title is None) as bar,
+    ):
+        failures = 0
+
+        def keep(trial: int, label: Label, seconds: float, attempts: int) -> None:
+            nonlocal failures
+            try:
+                _check_size(label)
+                store.finish(trial, label, seconds, attempts)
+            except OSError:
+                raise
+            except Exception as error:  # what an oracle of the user's put into it cannot be stored
+                reason = " ".join(str(error).removeprefix(f"{store.path}: ").split())
+                label = Label(label.material, failure=f"malformed answer: {source.redact(reason)}")
+                store.finish(trial, label, seconds, attempts)
+            failures += label.failure is not None
+            bar.set_postfix({"failed": failures}, refresh=False)
+            bar.update()
+
+        label_tasks(
+            [Task(trial.id, trial.material) for trial in waiting],
+            source,
+            running,
+            LabelOptions(options.task_size, options.retries, workers + 1),
+            on_start=lambda trials: store.lease(trials, owner, _LEASE_SECONDS),
+            on_label=keep,
+        )
+
+
+@contextmanager
+def _opened(executor: str | Executor, workers: int, time_limit: float) -> Iterator[Executor]:
+    if isinstance(executor, Executor):
+        yield executor
+        return
+    with open_executor(executor, workers=workers, time_limit=time_limit) as found:
+        yield found
+
+
+def label_columns(trials: Sequence[Trial]) -> dict[str, list[float]]:
+    """Return the labelled values of N trials by property, NaN where there is none."""
+    labels = [{} if trial.label is None else dict(trial.label.values) for trial in trials]
+    names = sorted({name for entry in labels for name in entry})
+    return {name: [float(entry.get(name, float("nan"))) for entry in labels] for name in names}
+
+
+def fit_to(wanted: LabelledObjectives, trials: Sequence[Trial], settings: Mapping[str, Any]) -> None:
+    """Fit models to the labels of all oracles of a campaign with these settings (see `Campaign.settings`)."""
+    name, version = settings["oracle"]
+    target = trials_of(trials, name, version)
+    cheaper = [trials_of(trials, name, version) for name, version, _ in settings.get("cheaper", ())]
+    others = [([trial.material for trial in found], label_columns(found)) for found in cheaper]
+    wanted.fit([trial.material for trial in target], label_columns(target), others)
+
+
+def split_labels(labels: pd.DataFrame, oracle: str, version: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the labels of an oracle and those of all others."""
+    is_of_oracle = (labels["oracle"] == oracle) & (labels["version"] == version)
+    return labels[is_of_oracle].reset_index(drop=True), labels[~is_of_oracle].reset_index(drop=True)
+
+
+def _check_size(label: Label) -> None:
+    """Raise a ValueError for a value that models in single precision cannot be fitted to."""
+    for name, value in dict(label.values).items():
+        if abs(value) > _LARGEST:
+            raise ValueError(f"{name} of {label.material} is {value:g}")
