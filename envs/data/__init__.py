@@ -1,0 +1,1 @@
+"""The table that travels with the package; README.md tells where it comes from."""
