@@ -397,6 +397,8 @@ def as_a_guest() -> None:
 
 @pytest.mark.slow
 def test_closed_folder_is_one_line_and_the_campaign_goes_on(brief: Whole, tmp_path: Path) -> None:
+    if any(not folder.stat().st_mode & 0o001 for folder in Path(main.__code__.co_filename).resolve().parents):
+        pytest.skip("others may not read the source from where it lies")
     with tempfile.TemporaryDirectory() as name:  # not tmp_path, which is closed to others than its owner
         config = brief_config(Path(name))
         Path(name).chmod(0o755)
@@ -555,8 +557,8 @@ def test_rounds_can_be_added_and_not_be_taken_back(by_command: Path, tmp_path: P
     run_campaign(twice)
     assert not differences(outcome(run), outcome(twice.output))
     before = finished(run)
-    assert "rounds: 0 is less than the 1 that" in command(tmp_path, "resume", run, "--rounds", "0", "--json").line
-    plain = command(tmp_path, "resume", run, "--json")  # config.yaml still says one round
+    assert "rounds: 0 is less than the 2 that" in command(tmp_path, "resume", run, "--rounds", "0", "--json").line
+    plain = command(tmp_path, "resume", run, "--json")
     assert (plain.status, plain.err) == (0, "") and json.loads(plain.out)["labels"] == 8
     assert finished(run) == before
     assert not differences(outcome(run), outcome(twice.output))

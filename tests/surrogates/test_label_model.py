@@ -114,7 +114,9 @@ def test_zeros_are_learned_apart() -> None:
     assert torch.allclose(distribution.mean, predicted.mean[:, 0], atol=1e-5)
     members = model.members(test)[:, :, 0]
     assert (members >= 0).all()
-    assert ((members == 0).double().mean(0) - (1 - distribution.p_gapped)).abs().max() < 0.15
+    share, p_zero = (members == 0).double().mean(0), 1 - distribution.p_gapped
+    clear = distribution.gap_mean > 3 * distribution.gap_std  # else sizes below zero are zeros, too
+    assert (share - p_zero)[clear].abs().max() < 0.05 and (share - p_zero).min() > -0.05
     assert (members.mean(0) - predicted.mean[:, 0]).abs().mean() < 0.15
 
 
