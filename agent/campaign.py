@@ -28,6 +28,7 @@ from agent.campaign_round import describe_round, judge_cheaper, judge_round
 from agent.condition_options import ConditionOptions
 from agent.config import PlugIn
 from agent.design_agent import DesignAgent
+from agent.execution import check_executor
 from agent.fidelities import Fidelity, check_cheaper, takes, trials_of
 from agent.labelled_objectives import LabelledObjectives
 from agent.objective import Objective
@@ -138,6 +139,8 @@ class Campaign:
         self.training = training or TrainingOptions()
         self.conditions, self.energies = conditions, energies
         self.executor = executor
+        if isinstance(executor, str):
+            check_executor(executor)
         self.workers = workers if workers is not None else _cores()
         self.source = OracleSource(oracle)
         self.oracle = cached_oracle(self.source)

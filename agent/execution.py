@@ -20,12 +20,14 @@ import math
 import multiprocessing
 import os
 import pickle
+import re
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from importlib.util import find_spec
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
@@ -38,6 +40,28 @@ _READY, _START_UP, _RUNNING, _ANSWER = b"ready", b"start-up", b"running", b"answ
 
 class WorkerLostError(RuntimeError):
     """The worker process ended before its call was finished."""
+
+
+def check_executor(name: str) -> None:
+    """Check the name of an executor without opening it.
+
+    Raises:
+        ValueError: It is unknown, names no address, or Dask is not installed.
+    """
+    kind, colon, address = name.partition(":")
+    if name not in ("in-process", "process") and (kind != "dask" or bool(colon) != bool(address)):
+        raise ValueError(f"executor: {name!r} is unknown (expected {EXECUTORS})")
+    if address and not re.fullmatch(r"(tcp|tls|ucx|ws|wss)://\S+:\d+", address):
+        raise ValueError(f"executor: {name!r} has no address of a scheduler (expected dask:tcp://host:port)")
+    if kind == "dask" and not _has_dask():
+        raise ValueError("executor: dask is not installed; pip install 'matsmith[cluster]'")
+
+
+def _has_dask() -> bool:
+    try:
+        return find_spec("distributed") is not None
+    except ValueError:  # a module without a specification
+        return False
 
 
 @contextmanager
@@ -54,6 +78,7 @@ def open_executor(name: str, workers: int = 1, time_limit: float = 3600.0) -> It
     """
     if not 1 <= workers <= 1024:
         raise ValueError(f"workers: {workers} is not in 1..1024")
+    check_executor(name)
     if not time_limit > 0:
         raise ValueError(f"time_limit: {time_limit} is not a positive number of seconds")
     if name == "in-process":
@@ -69,9 +94,7 @@ def open_executor(name: str, workers: int = 1, time_limit: float = 3600.0) -> It
         finally:
             pool.shutdown(cancel_futures=True)
         return
-    kind, _, address = name.partition(":")
-    if kind != "dask" or (":" in name and not address):
-        raise ValueError(f"executor: {name!r} is unknown (expected {EXECUTORS})")
+    address = name.partition(":")[2]
     from agent.execution_dask import open_dask
 
     with open_dask(address or None, workers, time_limit) as executor:

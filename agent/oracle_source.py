@@ -93,6 +93,9 @@ class OracleSource:
         given = self._received
         if not isinstance(given, PlugIn):
             return given, f"oracle: {getattr(given, 'name', type(given).__name__)}"
+        if "." not in given.class_path and given.class_path not in SHORT_NAMES:
+            known = ", ".join(SHORT_NAMES)
+            raise ValueError(f"oracle: class_path {given.class_path!r} is unknown (expected module.Name, or {known})")
         plug_in = replace(given, class_path=SHORT_NAMES.get(given.class_path, given.class_path))
         return load_plug_in(plug_in, "oracle"), f"oracle: class_path {plug_in.class_path!r}"
 

@@ -218,7 +218,7 @@ def test_oracle_is_made_once_by_a_process(here: Executor) -> None:
     ("given", "message"),
     [
         (PlugIn("nowhere.Oracle"), "oracle: class_path 'nowhere.Oracle': cannot import module 'nowhere'"),
-        (PlugIn("chgnets"), "oracle: class_path 'chgnets': expected module.Name"),
+        (PlugIn("chgnets"), "oracle: class_path 'chgnets' is unknown .expected module.Name, or chgnet"),
         (
             PlugIn("chgnet", {"weight": 1}),
             "oracle: class_path 'surrogates.oracle.CHGNetOracle': making it failed: TypeE",
