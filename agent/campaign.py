@@ -22,7 +22,7 @@ from typing import Any, Literal
 import pandas as pd
 
 from agent.campaign_batch import draw_initial, propose_batch, propose_pairs
-from agent.campaign_labels import fit_to, label_columns, label_trials, split_labels
+from agent.campaign_labels import Workers, fit_to, label_columns, label_trials, split_labels
 from agent.campaign_options import CampaignOptions
 from agent.campaign_round import describe_round, judge_cheaper, judge_round
 from agent.condition_options import ConditionOptions
@@ -165,14 +165,17 @@ class Campaign:
         """
         self.folder.path.mkdir(parents=True, exist_ok=True)
         where = "before round 0"
-        with CampaignStore(self.folder.path / STORE, self.settings) as store:
+        with (
+            CampaignStore(self.folder.path / STORE, self.settings) as store,
+            Workers(self.executor, self.workers, self.options.time_limit) as workers,
+        ):
             self.has_begun = True
             try:
                 self.folder.clear_parts()
                 store.release()
                 rounds = max([self.rounds, *(entry.number for entry in store.rounds())])  # added by an earlier call
                 where = f"in round 0 of {rounds}"
-                self._label_initial(store, progress)
+                self._label_initial(store, workers, progress)
                 agent, wanted = None, self._wanted(store)
                 for number in range(1, rounds + 2):
                     where = f"in round {number} of {rounds}" if number <= rounds else "after the last round"
@@ -181,7 +184,7 @@ class Campaign:
                     self._fit(wanted, store, number)
                     agent = self._trained(agent, wanted, number, progress)
                     if number <= rounds:
-                        self._label_batch(store, agent, wanted, number, progress)
+                        self._label_batch(store, workers, agent, wanted, number, progress)
                         if say is not None:
                             say(describe_round(number, store.rounds()[-1].metrics))
             except KeyboardInterrupt as stop:
@@ -220,7 +223,7 @@ class Campaign:
 
     # The parts of a round
 
-    def _label_initial(self, store: CampaignStore, progress: bool) -> None:
+    def _label_initial(self, store: CampaignStore, workers: Workers, progress: bool) -> None:
         if _state(store, 0) == "done":
             return
         store.begin_round(0, self._seed(0))
@@ -228,7 +231,7 @@ class Campaign:
         for wave in range(_MOST_WAVES):
             if len(self._of_target(store.trials(0))) <= wave * self.options.initial:
                 self._propose_initial(store, self._seed(0) + wave)
-            self._label(store, 0, progress)
+            self._label(store, workers, 0, progress)
             good = self._of_target(store.trials(0, states=["done"]))
             if not good or len(good) >= self._fewest_labels:
                 break
@@ -313,7 +316,13 @@ class Campaign:
         return agent
 
     def _label_batch(
-        self, store: CampaignStore, agent: DesignAgent, wanted: LabelledObjectives, number: int, progress: bool
+        self,
+        store: CampaignStore,
+        workers: Workers,
+        agent: DesignAgent,
+        wanted: LabelledObjectives,
+        number: int,
+        progress: bool,
     ) -> None:
         seed = self._seed(number)
         store.begin_round(number, seed)
@@ -330,7 +339,7 @@ class Campaign:
             present = [bool(trials_of(store.trials(number), o.name, o.version)) for o in self.cheaper]
             missing = [[] if done else rest for rest, done in zip(others, present, strict=True)]
             self._propose(store, number, [proposals, *missing])
-        self._label(store, number, progress)
+        self._label(store, workers, number, progress)
         metrics = judge_round(self._of_target(store.trials()), number, wanted)
         metrics |= self._judge_cheaper(store, number, [wanted.share(n) for n in range(len(self.cheaper))])
         if metrics["alarm"]:
@@ -360,14 +369,14 @@ class Campaign:
             fidelities.append(Fidelity(oracle, wanted.share(position), {trial.material for trial in own}, labelled))
         return propose_pairs(agent, wanted, done, known, self.oracle, self.options, seed, fidelities)
 
-    def _label(self, store: CampaignStore, number: int, progress: bool) -> None:
+    def _label(self, store: CampaignStore, workers: Workers, number: int, progress: bool) -> None:
         """Label what is proposed, committing every label as it comes; cheap labels first."""
         pairs = reversed(list(zip([self.source, *self.cheaper_sources], [self.oracle, *self.cheaper], strict=True)))
         for source, oracle in pairs:
             trials = store.trials(number, states=["proposed"])
             waiting = trials_of(trials, oracle.name, oracle.version)
             title = f"round {number}: labels"
-            label_trials(store, waiting, source, self.executor, self.workers, self.options, title if progress else None)
+            label_trials(store, waiting, source, workers, self.options, title if progress else None)
 
     def _seed(self, number: int) -> int:
         return round_seed(self.seed, number)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
-from contextlib import contextmanager
-from typing import Any
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Any, Self
 
 import pandas as pd
 from tqdm import tqdm
@@ -27,12 +28,43 @@ _LARGEST = 1e30
 """No property in any unit is larger; an exploded relaxation is."""
 
 
+class Workers:
+    """An executor that is opened when it is first needed and stays open, its workers with their oracle, to the end.
+
+    Args:
+        executor: Name of one (see `agent.execution`), or one that is open and stays so.
+        count: Processes, or calls under way in an executor of the caller's.
+        time_limit: Seconds of a call.
+    """
+
+    def __init__(self, executor: str | Executor, count: int, time_limit: float) -> None:
+        self.count = count
+        self._given, self._time_limit = executor, time_limit
+        self._opened: Executor | None = executor if isinstance(executor, Executor) else None
+        self._stack = ExitStack()
+
+    @property
+    def executor(self) -> Executor:
+        """The open executor."""
+        if self._opened is None:
+            assert isinstance(self._given, str)
+            self._opened = self._stack.enter_context(open_executor(self._given, self.count, self._time_limit))
+        return self._opened
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.__exit__(kind, error, trace)
+
+
 def label_trials(
     store: CampaignStore,
     waiting: Sequence[Trial],
     source: OracleSource,
-    executor: str | Executor,
-    workers: int,
+    workers: Workers,
     options: CampaignOptions,
     title: str | None,
 ) -> None:
@@ -42,18 +74,14 @@ def label_trials(
         store: Where they are kept.
         waiting: The trials.
         source: Of the oracle.
-        executor: Name of one (see `agent.execution`), or one that stays open.
-        workers: Processes, or calls under way in an executor of the caller's.
+        workers: Where it runs.
         options: Settings of the campaign.
         title: Of the progress bar; None for none.
     """
     if not waiting:
         return
     owner = f"{socket.gethostname()}:{os.getpid()}"
-    with (
-        _opened(executor, workers, options.time_limit) as running,
-        tqdm(total=len(waiting), desc=title, unit="label", disable=title is None) as bar,
-    ):
+    with tqdm(total=len(waiting), desc=title, unit="label", disable=title is None) as bar:
         failures = 0
 
         def keep(trial: int, label: Label, seconds: float, attempts: int) -> None:
@@ -74,20 +102,11 @@ def label_trials(
         label_tasks(
             [Task(trial.id, trial.material) for trial in waiting],
             source,
-            running,
-            LabelOptions(options.task_size, options.retries, workers + 1),
+            workers.executor,
+            LabelOptions(options.task_size, options.retries, workers.count + 1),
             on_start=lambda trials: store.lease(trials, owner, _LEASE_SECONDS),
             on_label=keep,
         )
-
-
-@contextmanager
-def _opened(executor: str | Executor, workers: int, time_limit: float) -> Iterator[Executor]:
-    if isinstance(executor, Executor):
-        yield executor
-        return
-    with open_executor(executor, workers=workers, time_limit=time_limit) as found:
-        yield found
 
 
 def label_columns(trials: Sequence[Trial]) -> dict[str, list[float]]:

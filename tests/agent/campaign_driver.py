@@ -187,7 +187,7 @@ class Watch:
         noted(Campaign, "_fit", "fit", lambda _, __, number: number)
         noted(agent.campaign, "train_to", "train")
         noted(agent.campaign, "propose_batch", "select")
-        noted(Campaign, "_label", "label", lambda _, __, number, ___: number)
+        noted(Campaign, "_label", "label", lambda _, __, ___, number, ____: number)
         noted(agent.campaign, "judge_round", "judge")
         noted(agent.campaign_run, "write_labels", "write")
         noted(agent.design_run, "_collect", "collect")
