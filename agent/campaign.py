@@ -22,7 +22,7 @@ from typing import Any, Literal
 import pandas as pd
 
 from agent.campaign_batch import draw_initial, propose_batch, propose_pairs
-from agent.campaign_labels import Workers, fit_to, label_columns, label_trials, split_labels
+from agent.campaign_labels import Workers, fit_to, label_trials, split_labels
 from agent.campaign_options import CampaignOptions
 from agent.campaign_round import describe_round, judge_cheaper, judge_round
 from agent.condition_options import ConditionOptions
@@ -36,7 +36,7 @@ from agent.oracle_source import OracleSource, cached_oracle
 from agent.prior import Prior
 from agent.run_folder import RunFolder
 from agent.store import CampaignStore
-from agent.store_records import Proposal, Trial
+from agent.store_records import Proposal, Trial, label_columns
 from agent.training_options import TrainingOptions
 from agent.training_run import train_to
 from envs import DesignSpace

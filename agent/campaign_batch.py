@@ -15,7 +15,7 @@ from agent.labelled_objectives import LabelledObjectives
 from agent.metrics import simplex_lattice
 from agent.prior import Prior
 from agent.selection import MemberTable, Selection, select_batch
-from agent.store_records import Proposal, Trial
+from agent.store_records import Proposal, Trial, label_columns
 from envs import DesignSpace
 from envs.formula import CompositionBatch, reduced_formula
 from surrogates.base import Oracle
@@ -191,9 +191,8 @@ def _draw_pool(
     order = log_reward.sort(descending=True, stable=True).indices
     candidates, log_reward = [candidates[row] for row in order.tolist()], log_reward[order]
     batch = CompositionBatch.from_formulas(candidates)
-    values = {name: [_value(trial, name) for trial in labelled] for name in wanted.labelled}
     formulas = [trial.material for trial in labelled]
-    achieved = wanted.achieved(formulas, values)
+    achieved = wanted.achieved(formulas, label_columns(labelled))
     distance = distance_between(batch, CompositionBatch.from_formulas(formulas))
     return _Pool(
         candidates,
@@ -325,7 +324,3 @@ def sample_among(agent: DesignAgent, materials: list[str], n: int, generator: to
         score = torch.where(left, log_probs[id(condition)] + noise, -torch.inf)
         left[score.topk(size).indices] = False
     return [materials[row] for row in (~left).nonzero().flatten().tolist()]
-
-
-def _value(trial: Trial, name: str) -> float:
-    return float("nan") if trial.label is None else float(trial.label.values.get(name, float("nan")))

@@ -20,7 +20,7 @@ from agent.labelled_objectives import LabelledObjectives
 from agent.labelling import LabelOptions, Task, label_tasks
 from agent.oracle_source import OracleSource
 from agent.store import CampaignStore
-from agent.store_records import Trial
+from agent.store_records import Trial, label_columns
 from surrogates.base import Label
 
 _LEASE_SECONDS = 24 * 3600.0
@@ -107,13 +107,6 @@ def label_trials(
             on_start=lambda trials: store.lease(trials, owner, _LEASE_SECONDS),
             on_label=keep,
         )
-
-
-def label_columns(trials: Sequence[Trial]) -> dict[str, list[float]]:
-    """Return the labelled values of N trials by property, NaN where there is none."""
-    labels = [{} if trial.label is None else dict(trial.label.values) for trial in trials]
-    names = sorted({name for entry in labels for name in entry})
-    return {name: [float(entry.get(name, float("nan"))) for entry in labels] for name in names}
 
 
 def fit_to(wanted: LabelledObjectives, trials: Sequence[Trial], settings: Mapping[str, Any]) -> None:

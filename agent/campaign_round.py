@@ -12,7 +12,7 @@ from torch import Tensor
 from agent.fidelities import trials_of
 from agent.labelled_objectives import LabelledObjectives
 from agent.metrics import hypervolume, is_non_dominated
-from agent.store_records import Trial
+from agent.store_records import Trial, label_columns
 from surrogates.base import Oracle
 
 _ALARM_SHARE = 0.5
@@ -36,7 +36,7 @@ def judge_round(trials: Sequence[Trial], number: int, wanted: LabelledObjectives
     of_round = [trial for trial in trials if trial.round == number]
     done = [trial for trial in of_round if trial.state == "done"]
     every = [trial for trial in trials if trial.state == "done" and trial.round <= number]
-    achieved = wanted.achieved([t.material for t in every], _columns(every, wanted))
+    achieved = wanted.achieved([t.material for t in every], label_columns(every))
     feasible = achieved.utilities[achieved.feasible]
     in_round = torch.tensor([trial.round == number for trial in every], dtype=torch.bool)
     promised, found = _promised(done, wanted), achieved.utilities[in_round].mean(1)
@@ -128,13 +128,6 @@ def _alarm(promised: Tensor, found: Tensor) -> str:
         f"the batch promised a mean utility of {float(promised.mean()):.2f} and has {float(found.mean()):.2f}; "
         "the policy may exploit errors of the models"
     )
-
-
-def _columns(trials: Sequence[Trial], wanted: LabelledObjectives) -> dict[str, list[float]]:
-    return {
-        name: [math.nan if t.label is None else float(t.label.values.get(name, math.nan)) for t in trials]
-        for name in wanted.labelled
-    }
 
 
 def describe_round(number: int, metrics: Any) -> str:

@@ -14,15 +14,15 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor
 
+from agent.campaign_options import SelectionMethod
 from agent.hypervolume_boxes import Boxes, cut, mean_improvements, open_boxes
 from agent.reward import scalarize
 
-SelectionMethod = Literal["ehvi", "qlognehvi", "qlogei", "thompson", "greedy", "random"]
 _TIE = 1e-12  # gains that differ by less, as a share of the largest one of the pool, are equal
 _BLOCK = 32  # candidates evaluated again at a time, at first
 _LEADING = 256  # candidates kept up to date

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -78,3 +78,10 @@ class Event:
     """UTC, ISO 8601."""
     kind: str
     detail: str
+
+
+def label_columns(trials: Sequence[Trial]) -> dict[str, list[float]]:
+    """Return the labelled values of N trials by property, NaN where there is none."""
+    labels = [{} if trial.label is None else dict(trial.label.values) for trial in trials]
+    names = sorted({name for entry in labels for name in entry})
+    return {name: [float(entry.get(name, float("nan"))) for entry in labels] for name in names}

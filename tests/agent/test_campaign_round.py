@@ -7,10 +7,9 @@ import math
 import pytest
 
 from agent import Objective
-from agent.campaign_labels import label_columns
 from agent.campaign_round import describe_round, judge_round
 from agent.labelled_objectives import LabelledObjectives
-from agent.store_records import Trial
+from agent.store_records import Trial, label_columns
 from surrogates.base import Label
 from surrogates.datasets import read_known_formulas
 from surrogates.energy import EnergyModel
