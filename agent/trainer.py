@@ -23,36 +23,19 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from gfn.estimators import ScalarEstimator
-from gfn.gflownet import (
-    LogPartitionVarianceGFlowNet,
-    RelativeTrajectoryBalanceGFlowNet,
-    SubTBGFlowNet,
-    TBGFlowNet,
-)
-from gfn.gflownet.losses import RegressionLoss
+from gfn.gflownet import RelativeTrajectoryBalanceGFlowNet
 from torch import Tensor, nn
 
+from agent.balance_loss import make_gflownet
 from agent.conditions import Conditions, ConditionSpace
 from agent.optimizer_state import pack_optimizer, unpack_optimizer
 from agent.partition import LogPartition
 from agent.policy import Policy, Rollout, visit
 from agent.replay import Batch, Replay, draw, effective_share, log_mean_exp, log_mean_exp_rows
 from agent.reward import FunctionReward, Reward
-from agent.sampler import DesignGFlowNetEnv, SpaceFeatures, StaticBatchSampler, policy_estimator, to_trajectories
+from agent.sampler import DesignGFlowNetEnv, StaticBatchSampler, policy_estimator, to_trajectories
 from agent.training_options import TrainingOptions
 from envs import DesignSpace
-
-
-class HuberLoss(RegressionLoss):  # type: ignore[misc]  # torchgfn ships no types
-    """Quadratic within `scale`, linear beyond, so that hopeless materials do not drown the rest (Huber 1964)."""
-
-    def __init__(self, scale: float) -> None:
-        self.scale = scale
-
-    def __call__(self, residuals: Tensor) -> Tensor:
-        """Return the loss of each residual."""
-        return nn.functional.huber_loss(residuals, torch.zeros_like(residuals), reduction="none", delta=self.scale)
 
 
 @dataclass(frozen=True)
@@ -138,28 +121,11 @@ class Trainer:
         self._environment = DesignGFlowNetEnv(space, conditions)
         estimator = policy_estimator(space, self.network)
         self._sampler = StaticBatchSampler(self.policy, estimator, self.generator)
-        self.gflownet = self._make_gflownet(estimator)
+        self.gflownet = make_gflownet(options, space, estimator, base.network, self.log_partition)
         parameters = {id(p): p for p in [*self.network.parameters(), *self.gflownet.parameters()]}
         self.optimizer = torch.optim.Adam(
             [p for p in parameters.values() if p.requires_grad], lr=options.learning_rate, betas=(0.9, 0.99)
         )
-
-    def _make_gflownet(self, estimator: object) -> Any:  # torchgfn ships no types
-        """Return torchgfn's loss; log Z comes from outside, never from the loss."""
-        common = {"loss_fn": HuberLoss(self.options.residual_scale)}
-        if self.log_partition is not None:
-            return TBGFlowNet(estimator, None, logZ=self.log_partition.estimator(), constant_pb=True, **common)
-        fixed_log_z = nn.Parameter(torch.tensor(1.0), requires_grad=False)  # torchgfn takes 0 for none given
-        if self.options.loss == "tb":
-            return TBGFlowNet(estimator, None, logZ=fixed_log_z, constant_pb=True, **common)
-        if self.options.loss == "lpv":
-            return LogPartitionVarianceGFlowNet(estimator, None, constant_pb=True, **common)
-        if self.options.loss == "rtb":
-            base = policy_estimator(self.space, self.base.network)
-            return RelativeTrajectoryBalanceGFlowNet(estimator, base, logZ=fixed_log_z, **common)
-        flow = nn.Sequential(nn.Linear(self.space.n_features, 128), nn.ReLU(), nn.Linear(128, 1))
-        log_flow = ScalarEstimator(flow, preprocessor=SpaceFeatures(self.space))
-        return SubTBGFlowNet(estimator, None, log_flow, constant_pb=True, **common)
 
     # One step
 
@@ -330,10 +296,8 @@ class Trainer:
         self.replay = self._evaluated_anew(self.replay, n_outcomes)
         self.recent = self._evaluated_anew(self.recent, n_outcomes)
         self.tempering = 0.0
-        for candidate in torch.linspace(0.0, 1.0, 17)[1:].tolist() if len(self.recent) else []:
-            if effective_share(self._own_weights(candidate)) < self.options.least_effective_share:
-                break
-            self.tempering = candidate
+        if len(self.recent):
+            self._temper_as_far_as_allowed()
 
     def _evaluated_anew(self, ring: Replay, n_outcomes: int) -> Replay:
         latest = ring.latest(_KEPT)
@@ -358,8 +322,11 @@ class Trainer:
         first, last = self.segment
         rising = max(self.options.annealing * (last - first), 1.0)
         self.tempering = max(self.tempering, min(1.0, (self.step - first) / rising))
-        if self.step % 10 or self.tempering >= 1 or not len(self.recent):
-            return
+        if self.step % 10 == 0 and self.tempering < 1 and len(self.recent):
+            self._temper_as_far_as_allowed()
+
+    def _temper_as_far_as_allowed(self) -> None:
+        """Raise the tempering while the latest samples keep their effective sample size."""
         for candidate in torch.linspace(self.tempering, 1.0, 17)[1:].tolist():
             if effective_share(self._own_weights(candidate)) < self.options.least_effective_share:
                 break

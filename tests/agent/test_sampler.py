@@ -17,6 +17,7 @@ from gfn.samplers import Sampler
 from torch import Tensor, nn
 
 from agent import Objective
+from agent.balance_loss import HuberLoss
 from agent.condition_options import ConditionOptions
 from agent.conditions import ConditionSpace
 from agent.partition import LogPartition
@@ -28,7 +29,6 @@ from agent.sampler import (
     policy_estimator,
     to_trajectories,
 )
-from agent.trainer import HuberLoss
 from envs import CompositionSpace
 from tests.agent.examples import SPACES, random_network, random_policy, space_named
 
