@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from agent.campaign_batch import draw_initial, propose_batch, propose_pairs
+from agent.campaign_batch import draw_initial, propose_batch
 from agent.campaign_labels import Workers, fit_to, label_trials, split_labels
 from agent.campaign_options import CampaignOptions
 from agent.campaign_round import describe_round, judge_cheaper, judge_round
@@ -360,14 +360,12 @@ class Campaign:
         of_target = self._of_target(earlier)
         done = [trial for trial in of_target if trial.state == "done"]
         known = {trial.material for trial in of_target}
-        if not self.cheaper:
-            return [propose_batch(agent, wanted, done, known, self.oracle, self.options, seed)]
         fidelities = []
         for position, oracle in enumerate(self.cheaper):
             own = trials_of(earlier, oracle.name, oracle.version)
             labelled = {trial.material for trial in own if trial.state == "done"}
             fidelities.append(Fidelity(oracle, wanted.share(position), {trial.material for trial in own}, labelled))
-        return propose_pairs(agent, wanted, done, known, self.oracle, self.options, seed, fidelities)
+        return propose_batch(agent, wanted, done, known, self.oracle, self.options, seed, fidelities)
 
     def _label(self, store: CampaignStore, workers: Workers, number: int, progress: bool) -> None:
         """Label what is proposed, committing every label as it comes; cheap labels first."""

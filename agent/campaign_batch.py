@@ -70,46 +70,20 @@ def propose_batch(
     oracle: Oracle,
     options: CampaignOptions,
     seed: int,
-) -> list[Proposal]:
+    cheaper: Sequence[Fidelity] = (),
+) -> list[list[Proposal]]:
     """Select a batch from samples of the policy, with what is predicted of it.
+
+    With cheaper oracles, what is selected are pairs of material and oracle whose labels cost no more than a batch of
+    the target's: picks by score and at random come first, one at least, and are for the target; the rest of the budget
+    goes to the pairs with the highest gain for their cost. Where no cheaper label pays, none is selected.
 
     Args:
         agent: The trained policy.
-        wanted: The objectives, fitted to the labels so far.
-        labelled: Trials that the oracle labelled.
-        known: Materials with a trial, whatever came of it.
-        oracle: May refuse materials before they cost anything.
-        options: How many, and how.
-        seed: Of sampling and selection.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    pool = _draw_pool(agent, wanted, labelled, known, oracle, options, seed, generator)
-    if pool is None:
-        return []
-    return _proposals(pool, _select(pool, options, generator), wanted)
-
-
-def propose_pairs(
-    agent: DesignAgent,
-    wanted: LabelledObjectives,
-    labelled: Sequence[Trial],
-    known: Collection[str],
-    oracle: Oracle,
-    options: CampaignOptions,
-    seed: int,
-    cheaper: Sequence[Fidelity],
-) -> list[list[Proposal]]:
-    """Select pairs of material and oracle whose labels cost no more than a batch of the target's.
-
-    Picks by score and at random come first, one at least, and are for the target; the rest of the budget goes to the
-    pairs with the highest gain for their cost. Where no cheaper label pays, this is `propose_batch`.
-
-    Args:
-        agent: As all others but the last for `propose_batch`.
-        wanted: The objectives, fitted to the labels of all oracles.
+        wanted: The objectives, fitted to the labels of all oracles so far.
         labelled: Trials that the target labelled.
-        known: Materials with a trial of the target.
-        oracle: The target.
+        known: Materials with a trial of the target, whatever came of it.
+        oracle: The target; may refuse materials before they cost anything.
         options: How many, and how.
         seed: Of sampling and selection.
         cheaper: The cheaper oracles; what they labelled is a candidate for the target.

@@ -130,7 +130,7 @@ def trial(number: int, material: str) -> Trial:
 def propose(ready: tuple[Any, Any, Any], known: Sequence[str] = (), **changes: Any) -> list[Any]:
     agent, wanted, trials = ready
     options = CampaignOptions(**{"batch": 6, "pool": 150, "label_known": True, **changes})  # type: ignore[arg-type]
-    return propose_batch(agent, wanted, trials, {*known, *(t.material for t in trials)}, ANY, options, 7)
+    return propose_batch(agent, wanted, trials, {*known, *(t.material for t in trials)}, ANY, options, 7)[0]
 
 
 def test_a_batch_is_new_and_comes_with_predictions(ready: tuple[Any, Any, Any]) -> None:

@@ -173,7 +173,7 @@ def test_predictions_are_better_with_cheap_labels(tmp_path: Path) -> None:
     "moment",
     [
         "between",
-        *(pytest.param(moment, marks=pytest.mark.slow) for moment in ("draw_initial", "propose_pairs", "label")),
+        *(pytest.param(moment, marks=pytest.mark.slow) for moment in ("draw_initial", "propose_batch", "label")),
     ],
 )
 def test_a_campaign_goes_on_where_it_was_cut_off(
