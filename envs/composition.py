@@ -71,7 +71,7 @@ class CompositionSpace(DesignSpace):
         charge_neutral: bool = True,
         pauling: bool = True,
     ) -> None:
-        self.limits = CompositionLimits(
+        limits = CompositionLimits(
             elements=None if elements is None else check_elements(elements, "elements"),
             required=check_elements(required, "required"),
             forbidden=check_elements(forbidden, "forbidden"),
@@ -85,7 +85,18 @@ class CompositionSpace(DesignSpace):
             charge_neutral=charge_neutral,
             pauling=pauling,
         )
-        self.elements = self.limits.available()
+        self._build(limits)
+
+    @classmethod
+    def within(cls, limits: CompositionLimits) -> CompositionSpace:
+        """Return the space of the compositions within limits."""
+        space = cls.__new__(cls)
+        space._build(limits)
+        return space
+
+    def _build(self, limits: CompositionLimits) -> None:
+        self.limits = limits
+        self.elements = limits.available()
         self._rules = self.limits.rules()
         self._tables = build_tables(self._rules)
         if not self._tables.feasible:
@@ -93,9 +104,9 @@ class CompositionSpace(DesignSpace):
         self._index = {symbol: index for index, symbol in enumerate(self.elements)}
         self._n_counts = self._rules.max_count
         self.n_actions = len(self.elements) * self._n_counts + 1
-        self.max_steps = max_elements + 1
+        self.max_steps = limits.max_elements + 1
         self._n_words = self._tables.from_clean.shape[-1]
-        self._first_word = _FIRST_PLACED + max_elements
+        self._first_word = _FIRST_PLACED + limits.max_elements
         self.state_size = self._first_word + 3 * self._n_words
         self._load(self._tables)
 

@@ -42,6 +42,7 @@ class CompositionLimits:
     icsd24_filter: ICSD24FilterConfig | None
     charge_neutral: bool
     pauling: bool
+    multisets: frozenset[tuple[int, ...]] | None = None
 
     def __post_init__(self) -> None:
         for name in ("elements", "required", "forbidden"):
@@ -54,7 +55,7 @@ class CompositionLimits:
         object.__setattr__(self, "count_ranges", ranges)
         for name, highest in _HIGHEST.items():
             value = getattr(self, name)
-            if not _is_whole(value) or value < 1:
+            if not is_whole(value) or value < 1:
                 raise ValueError(f"{name}: {value!r} is not a positive whole number")
             if value > highest:
                 raise ValueError(f"{name}: {value} is more than {highest}, the most that the look-ahead can tabulate")
@@ -141,6 +142,7 @@ class CompositionLimits:
             min_elements=self.min_elements,
             max_elements=self.max_elements,
             max_atoms=self.max_atoms,
+            multisets=self.multisets,
             charge_rule="none" if not self.charge_neutral else "pauling" if self.pauling else "neutral",
         )
 
@@ -180,6 +182,8 @@ class CompositionLimits:
             yield f"max_atoms={self.max_atoms}", replace(self, max_atoms=20)
         if self.max_count < 8:
             yield f"max_count={self.max_count}", replace(self, max_count=8)
+        if self.multisets is not None:
+            yield "what fits on the Wyckoff positions of the allowed space groups", replace(self, multisets=None)
         if self.charge_neutral:
             rule = f"charge neutrality with {self.oxidation_states} oxidation states"
             yield rule + (" and the Pauling rule" if self.pauling else ""), replace(self, charge_neutral=False)
@@ -187,6 +191,8 @@ class CompositionLimits:
     def as_json(self) -> dict[str, object]:
         """Return the limits as JSON-compatible values."""
         values = asdict(self)
+        if values.pop("multisets") is not None:
+            values["multisets"] = sorted(map(list, self.multisets or ()))
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()} | {
             "count_ranges": {symbol: list(bounds) for symbol, bounds in self.count_ranges.items()},
         }
@@ -194,12 +200,13 @@ class CompositionLimits:
 
 def _checked_range(symbol: str, value: object) -> tuple[int, int]:
     bounds = tuple(value) if isinstance(value, list | tuple) else ()
-    if len(bounds) != 2 or not all(map(_is_whole, bounds)) or not 1 <= bounds[0] <= bounds[1]:
+    if len(bounds) != 2 or not all(map(is_whole, bounds)) or not 1 <= bounds[0] <= bounds[1]:
         raise ValueError(f"count_ranges: {symbol}: {value!r} is not a pair of counts, lowest and highest, from 1 up")
     if bounds[1] > _HIGHEST["max_count"]:
         raise ValueError(f"count_ranges: {symbol}: {bounds[1]} is more than {_HIGHEST['max_count']}")
     return int(bounds[0]), int(bounds[1])
 
 
-def _is_whole(value: object) -> bool:
+def is_whole(value: object) -> bool:
+    """Return whether a value is a whole number."""
     return isinstance(value, Integral) and not isinstance(value, bool)  # Integral: NumPy's integers too

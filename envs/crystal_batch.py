@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, overload
 
@@ -111,9 +111,9 @@ class CrystalBatch(Sequence[str]):
 
     def rows(self, index: Tensor) -> CrystalBatch:
         """Return the crystals that a long or boolean index selects."""
-        others = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "compositions"}
-        chosen = {name: None if value is None else value[index] for name, value in others.items()}
-        return CrystalBatch(self.compositions.rows(index), **chosen)
+        charge = None if self.charge is None else self.charge[index]
+        parts = (self.space_group, self.element, self.position, self.free, self.lattice)
+        return CrystalBatch(self.compositions.rows(index), *(part[index] for part in parts), charge)
 
     def __len__(self) -> int:
         return len(self.space_group)

@@ -8,16 +8,32 @@ it, so that there is one set of rules. Every material has exactly one sequence o
         actions = choose(space.mask(state))      # bool (n, n_actions); a finished row allows STOP only
         state = space.step(state, actions)       # a finished row stays as it is
     space.decode(state)
+
+Where sequences are long and mixed, actions come in kinds: every state knows the kind of its next action, and a policy
+asks for the mask and the features of that kind alone (`kind`, `mask_of`, `features_of`).
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 from torch import Tensor
+
+
+@dataclass(frozen=True)
+class ActionKind:
+    """Actions with consecutive numbers that answer one question, such as "which space group?"."""
+
+    name: str
+    start: int
+    """Number of the first of them."""
+    size: int
+    features: int
+    """Number of the feature set by which they are decided."""
 
 
 class DesignSpace(ABC):
@@ -54,6 +70,45 @@ class DesignSpace(ABC):
     def feature_bounds(self) -> tuple[Tensor, Tensor]:
         """Lowest and highest value of each feature, float (n_features,) each; 0 and 1 unless a space says otherwise."""
         return torch.zeros(self.n_features), torch.ones(self.n_features)
+
+    # Kinds of action: one, unless a space says otherwise
+
+    @cached_property
+    def kinds(self) -> tuple[ActionKind, ...]:
+        """The kinds of action in the order of their numbers; together they hold every action once."""
+        return (ActionKind("action", 0, self.n_actions, 0),)
+
+    @cached_property
+    def feature_sets(self) -> tuple[tuple[str, ...], ...]:
+        """Names of the features of each feature set; equal names mean the same feature in any space."""
+        return (self.feature_names,)
+
+    def names_of_part(self, number: int) -> tuple[str, ...]:
+        """Return the names of all actions that are decided by one feature set, in the order of their numbers."""
+        kinds = [kind for kind in self.kinds if kind.features == number]
+        return tuple(name for kind in kinds for name in self.action_names[kind.start : kind.start + kind.size])
+
+    def kind(self, state: Tensor) -> Tensor:
+        """Return the kind of each row's next action, long (n,); a finished row: the kind that holds STOP."""
+        return torch.zeros(len(state), dtype=torch.long)
+
+    def mask_of(self, kind: int, state: Tensor) -> Tensor:
+        """Return which actions of a kind keep a valid object reachable, bool (n, size); all rows are of this kind."""
+        return self.mask(state)
+
+    def features_of(self, kind: int, state: Tensor) -> Tensor:
+        """Return what a policy sees, float (n, F of the kind's feature set); all rows are of this kind."""
+        return self.features(state)
+
+    def rows_by_kind(self, state: Tensor) -> list[tuple[int, Tensor | slice]]:
+        """Return each kind that is present and its rows, long (m,), or a slice of all rows where there is one kind."""
+        if len(self.kinds) == 1:
+            return [(0, slice(None))]
+        kind = self.kind(state)
+        present = kind.unique().tolist()  # type: ignore[no-untyped-call]
+        if len(present) == 1:
+            return [(present[0], slice(None))]
+        return [(number, (kind == number).nonzero().squeeze(1)) for number in present]
 
     @property
     @abstractmethod
@@ -147,8 +202,8 @@ class DesignSpace(ABC):
     def sample_uniform_policy(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """Roll out the policy that chooses uniformly among the allowed actions; return n finished states.
 
-        Each step first proposes actions blindly and keeps those that are allowed; what is still open after a few
-        rounds is drawn from the full mask. Both are uniform over the mask.
+        With one kind of action each step first proposes actions blindly and keeps those that are allowed; what is still
+        open after a few rounds is drawn from the full mask. Both are uniform over the mask.
         """
         state = self.initial(n)
         for _ in range(self.max_steps):
@@ -183,6 +238,8 @@ class DesignSpace(ABC):
         return edited
 
     def _draw_uniform(self, state: Tensor, generator: torch.Generator | None, rounds: int = 6) -> Tensor:
+        if len(self.kinds) > 1:
+            return self._draw_uniform_by_kind(state, generator)
         actions = torch.empty(len(state), dtype=torch.long)
         pending = torch.arange(len(state))
         for _ in range(rounds):
@@ -192,8 +249,22 @@ class DesignSpace(ABC):
             pending = pending[~accepted]
             if not len(pending):
                 return actions
-        running = self.mask(state[pending]).to(torch.int32).cumsum(1, dtype=torch.int32)
-        uniform = torch.rand(len(pending), generator=generator)
-        ordinal = (uniform * running[:, -1]).to(torch.int32).clamp_max_(running[:, -1] - 1)
-        actions[pending] = torch.searchsorted(running, ordinal[:, None], right=True).squeeze(1)
+        mask = self.mask(state[pending])
+        actions[pending] = _choose_uniformly(mask, torch.rand(len(pending), generator=generator))
         return actions
+
+    def _draw_uniform_by_kind(self, state: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Draw from the mask of each row's kind: blind proposals would mostly be of other kinds."""
+        actions = torch.empty(len(state), dtype=torch.long)
+        uniform = torch.rand(len(state), generator=generator)
+        for number, rows in self.rows_by_kind(state):
+            mask = self.mask_of(number, state[rows])
+            actions[rows] = self.kinds[number].start + _choose_uniformly(mask, uniform[rows])
+        return actions
+
+
+def _choose_uniformly(mask: Tensor, uniform: Tensor) -> Tensor:
+    """Return one allowed action a row, long (n,), by one uniform number a row."""
+    running = mask.to(torch.int32).cumsum(1, dtype=torch.int32)
+    ordinal = (uniform * running[:, -1]).to(torch.int32).clamp_max_(running[:, -1] - 1)
+    return torch.searchsorted(running, ordinal[:, None], right=True).squeeze(1)

@@ -46,6 +46,8 @@ class CompositionRules:
     max_elements: int
     max_atoms: int
     charge_rule: ChargeRule
+    multisets: frozenset[tuple[int, ...]] | None = None
+    """Multisets of counts, each descending, that a composition may have; None: all."""
 
     @property
     def max_count(self) -> int:
@@ -81,12 +83,12 @@ class LookAheadTables:
 def build_tables(rules: CompositionRules) -> LookAheadTables:
     """Run the backward pass."""
     n_elements = len(rules.tie_group)
-    budgets, next_budget = _enumerate_budgets(rules.max_elements, rules.max_atoms, rules.max_count)
+    budgets, next_budget, permitted = _enumerate_budgets(rules)
     n_budgets = len(budgets)
     lowest, highest = _charge_range(rules)
     n_charges = highest - lowest + 1
     may_follow, none_required_after = _order_rules(rules.required)
-    within_limits = (budgets[:, 0] >= rules.min_elements) & (budgets[:, 2] == 1)
+    within_limits = (budgets[:, 0] >= rules.min_elements) & (budgets[:, 2] == 1) & permitted
     may_stop = within_limits[:, None] & none_required_after[None, :]
 
     shape = (n_budgets, n_elements, rules.max_count, n_words(n_charges))
@@ -171,23 +173,32 @@ def _charges_before(finish: BoolArray, after: IntArray, added: int) -> BoolArray
     return before
 
 
-def _enumerate_budgets(max_elements: int, max_atoms: int, max_count: int) -> tuple[IntArray, IntArray]:
-    """All reachable (elements, atoms, divisor) and the transitions between them."""
-    index = {(0, 0, 0): 0}
-    pending = [(0, 0, 0)]
+def _enumerate_budgets(rules: CompositionRules) -> tuple[IntArray, IntArray, BoolArray]:
+    """All reachable (elements, atoms, divisor), the transitions between them, and which belong to a permitted multiset.
+
+    Where multisets are limited, each multiset is a budget of its own.
+    """
+    by_multiset = rules.multisets is not None
+    index: dict[tuple[int, ...], int] = {() if by_multiset else (0, 0, 0): 0}
+    pending = list(index)
+    budgets = [(0, 0, 0)]
     transitions: list[list[int]] = []
-    for elements, atoms, divisor in pending:
-        row = [-1] * (max_count + 1)
-        for count in range(1, max_count + 1):
-            if elements + 1 > max_elements or atoms + count > max_atoms:
+    for key in pending:
+        elements, atoms, divisor = budgets[index[key]]
+        row = [-1] * (rules.max_count + 1)
+        for count in range(1, rules.max_count + 1):
+            if elements + 1 > rules.max_elements or atoms + count > rules.max_atoms:
                 break
-            following = (elements + 1, atoms + count, gcd(divisor, count))
+            budget = (elements + 1, atoms + count, gcd(divisor, count))
+            following = tuple(sorted((*key, count), reverse=True)) if by_multiset else budget
             if following not in index:
                 index[following] = len(index)
                 pending.append(following)
+                budgets.append(budget)
             row[count] = index[following]
         transitions.append(row)
-    return np.array(pending, dtype=np.int64), np.array(transitions, dtype=np.int64)
+    permitted = [rules.multisets is None or key in rules.multisets for key in pending]
+    return np.array(budgets, dtype=np.int64), np.array(transitions, dtype=np.int64), np.array(permitted)
 
 
 def _order_rules(required: Sequence[bool]) -> tuple[BoolArray, BoolArray]:

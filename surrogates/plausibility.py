@@ -13,12 +13,10 @@ An ion's plausibility is the smaller of two numbers in [0, 1], both linear in th
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from types import MappingProxyType
 
 import torch
@@ -26,24 +24,10 @@ from torch import Tensor
 
 from envs.chemistry import ATOMIC_NUMBERS, ELECTRONEGATIVITY, MAX_ATOMIC_NUMBER, SYMBOLS
 from envs.formula import CompositionBatch
+from envs.oxidation import icsd_counts
 from surrogates.stoichiometry import integer_amounts
 
 _CHUNK = 4096
-
-
-@lru_cache(maxsize=1)
-def icsd_counts() -> Mapping[tuple[str, int], int]:
-    """Return the number of ICSD entries that hold each ion, by (symbol, charge); from SMACT, zero charges left out."""
-    import smact
-
-    text = (Path(smact.data_directory) / "oxidation_states_icsd24_counts.json").read_text(encoding="utf-8")
-    return MappingProxyType(
-        {
-            (row["element"], int(row["oxidation_state"])): int(row["results_count"])
-            for row in json.loads(text)
-            if row["results_count"] and row["oxidation_state"] and row["element"] in ATOMIC_NUMBERS
-        }
-    )
 
 
 @lru_cache(maxsize=1)

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from envs.chemistry import ELECTRONEGATIVITY, SYMBOLS
 from envs.formula import CompositionBatch
-from surrogates.plausibility import best_oxidation_states, icsd_counts, ion_plausibilities, plausibility
+from envs.oxidation import icsd_counts
+from surrogates.plausibility import best_oxidation_states, ion_plausibilities, plausibility
 
 compositions = st.dictionaries(st.sampled_from(SYMBOLS), st.integers(1, 6), min_size=1, max_size=4)
 
