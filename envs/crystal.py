@@ -7,7 +7,8 @@
 
 The blocks come in this order: the composition; the number of formula units in the primitive cell; the space group;
 for one element after the other its Wyckoff positions, in the order a, b, c, ...; the shape of the cell; the free
-coordinates of each position, x, y, z; the volume. No choice can lead nowhere, and no crystal has atoms nearer than their limit.
+coordinates of each position, x, y, z; the volume. No choice can lead nowhere, and no crystal has atoms nearer than
+their limit.
 
 A sequence of actions describes one crystal. The same crystal may have several descriptions, by another origin or choice
 of axes, or by an exchange of the coordinates of two like positions; compare crystals with a structure matcher.

@@ -111,9 +111,15 @@ class CrystalBatch(Sequence[str]):
 
     def rows(self, index: Tensor) -> CrystalBatch:
         """Return the crystals that a long or boolean index selects."""
-        charge = None if self.charge is None else self.charge[index]
-        parts = (self.space_group, self.element, self.position, self.free, self.lattice)
-        return CrystalBatch(self.compositions.rows(index), *(part[index] for part in parts), charge)
+        return CrystalBatch(
+            self.compositions.rows(index),
+            self.space_group[index],
+            self.element[index],
+            self.position[index],
+            self.free[index],
+            self.lattice[index],
+            None if self.charge is None else self.charge[index],
+        )
 
     def __len__(self) -> int:
         return len(self.space_group)

@@ -26,7 +26,7 @@ _NEAR = 1.15  # factor by which the volume on the grid may differ from the cryst
 
 
 def encode_crystals(space: CrystalSpace, materials: Iterable[str | Structure]) -> tuple[Tensor, list[str | None]]:
-    """Return the actions of crystals, long (n, max_steps), and the rule by which each lies outside, None when inside."""
+    """Return the actions of crystals, long (n, max_steps), and the rule by which each lies outside, or None."""
     crystals, reasons = _read(materials)
     actions = torch.full((len(reasons), space.max_steps), space.stop)
     rows = [row for row, reason in enumerate(reasons) if reason is None]

@@ -176,7 +176,9 @@ def _find_orbits(structure: Structure, tolerance: float) -> _Orbits | str:
         return f"spglib finds no space group at {tolerance:g} A"
     group = space_group(found.number)
     rotations = group.operations[:, :, :3].numpy()
-    to_standard = np.asarray(found.transformation_matrix)
+    to_standard = np.rint(found.transformation_matrix * 6) / 6  # its columns are lattice vectors, perhaps of a centring
+    if np.abs(to_standard - found.transformation_matrix).max() > 0.01:
+        return f"the lattice is not that of {group.symbol} at {tolerance:g} A"
     lattice = np.linalg.solve(to_standard.T, structure.lattice.matrix)  # rows, not yet exactly symmetric
     metric = np.mean(rotations.transpose(0, 2, 1) @ (lattice @ lattice.T) @ rotations, axis=0)
     points = structure.frac_coords @ to_standard.T + found.origin_shift
