@@ -40,7 +40,9 @@ POLAR_ORIGIN = 0.5 / TRANSLATION_GRID
 """Coordinate of the first orbit along the directions in which the group leaves the origin free."""
 _STEPS = 10_000  # coordinates are compared to 1e-4
 _LAST = np.int64(_STEPS) ** 3  # greater than the key of any point
+_SLACK = 4  # an atom may be so many tolerances from where the others want it: spglib compares pairs of atoms
 _SNAP = 5e-6  # half of the last digit of a text
+_DIGITS = 10  # decimals of free and cell parameters, without the noise of floating point
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ def _batch(crystals: Sequence[_Orbits]) -> CrystalBatch:
         free[row, :n_orbits] = torch.from_numpy(crystal.free)
         lengths = np.sqrt(np.diag(crystal.metric))
         cosines = (crystal.metric / np.outer(lengths, lengths))[[1, 0, 0], [2, 2, 1]]
-        cells[row] = torch.from_numpy(np.concatenate([lengths, np.rad2deg(np.arccos(cosines))]))
+        cells[row] = torch.from_numpy(np.concatenate([lengths, np.rad2deg(np.arccos(cosines))]).round(_DIGITS))
         amounts: dict[str, float] = {}
         for z, index in zip(crystal.elements, crystal.positions.tolist(), strict=True):
             multiplicity = space_group(crystal.number).positions[index].multiplicity
@@ -138,7 +140,7 @@ def _refusal(structure: Structure) -> str | None:
         site = next(site for site in structure if not site.is_ordered)
         return f"disorder: a site is occupied by {site.species_string}"
     for specie in dict.fromkeys(structure.species):
-        symbol = str(getattr(specie, "element", specie))
+        symbol = getattr(getattr(specie, "element", specie), "name", specie.symbol)  # deuterium's symbol is H
         if symbol not in ATOMIC_NUMBERS:
             return f"element: {symbol} is not one of the elements up to {SYMBOLS[-1]}"
     lattice, points = structure.lattice.matrix, structure.frac_coords
@@ -176,13 +178,14 @@ def _find_orbits(structure: Structure, tolerance: float) -> _Orbits | str:
         return f"spglib finds no space group at {tolerance:g} A"
     group = space_group(found.number)
     rotations = group.operations[:, :, :3].numpy()
-    to_standard = np.rint(found.transformation_matrix * 6) / 6  # its columns are lattice vectors, perhaps of a centring
+    to_standard = np.rint(found.transformation_matrix * 6) / 6  # columns are lattice points, perhaps centring
     if np.abs(to_standard - found.transformation_matrix).max() > 0.01:
         return f"the lattice is not that of {group.symbol} at {tolerance:g} A"
     lattice = np.linalg.solve(to_standard.T, structure.lattice.matrix)  # rows, not yet exactly symmetric
     metric = np.mean(rotations.transpose(0, 2, 1) @ (lattice @ lattice.T) @ rotations, axis=0)
     points = structure.frac_coords @ to_standard.T + found.origin_shift
     n_cells = abs(float(np.linalg.det(to_standard)))  # conventional cells in the given one
+    cell = np.linalg.cholesky(metric)
     elements, positions, free = [], [], []
     for first in dict.fromkeys(found.crystallographic_orbits.tolist()):
         atoms = points[found.crystallographic_orbits == first]
@@ -190,7 +193,7 @@ def _find_orbits(structure: Structure, tolerance: float) -> _Orbits | str:
         for index in sorted(range(len(group.positions)), key=lambda i: group.letters[i] != found.wyckoffs[first]):
             if round(group.positions[index].multiplicity * n_cells) != len(atoms):
                 continue
-            parameters = _fit(_positions(group.number)[index], atoms, np.linalg.cholesky(metric), 4 * tolerance)
+            parameters = _fit(_positions(group.number)[index], atoms, cell, _SLACK * tolerance)
             if parameters is not None:
                 break
         else:
@@ -237,14 +240,14 @@ class _Position:
         off = points - values @ rotation.T - translation
         return values, off - np.rint(off)
 
-    def first(self, points: FloatArray) -> tuple[FloatArray, IntArray]:
+    def first_parameters(self, points: FloatArray) -> tuple[FloatArray, IntArray]:
         """The first parameters (K, 3) that generate orbits given as points (K, m, 3), and their keys (K,)."""
-        values, keys = self.all(points)
+        values, keys = self.parameters(points)
         chosen = keys.argmin(1)
         rows = np.arange(len(points))
         return values[rows, chosen], keys[rows, chosen]
 
-    def all(self, points: FloatArray) -> tuple[FloatArray, IntArray]:
+    def parameters(self, points: FloatArray) -> tuple[FloatArray, IntArray]:
         """Parameters (..., 3) of points (..., 3) and their keys, `_LAST` for a point that is no representative."""
         values, off = self.read(points)
         return values, np.where(np.abs(off).max(-1) < 1e-6, _keys(values), _LAST)
@@ -289,6 +292,7 @@ class _Images:
 
 
 def _canonical(crystal: _Orbits) -> _Orbits:
+    """The same crystal in the first of its descriptions, as `standardise` defines it."""
     images, positions = _images(crystal.number), _positions(crystal.number)
     ranks = {z: i for i, z in enumerate(sorted(set(crystal.elements), key=lambda z: formula_order(SYMBOLS[z - 1])))}
     rank = np.array([ranks[z] for z in crystal.elements])
@@ -310,7 +314,7 @@ def _canonical(crystal: _Orbits) -> _Orbits:
     for column, orbit in enumerate(points):
         for index in set(places[:, column].tolist()):
             rows = np.flatnonzero(places[:, column] == index)
-            free[rows, column], keys[rows, column] = positions[index].first(orbit[rows])
+            free[rows, column], keys[rows, column] = positions[index].first_parameters(orbit[rows])
     keys = keys + classes * (_LAST + 1)
     order = keys.argsort(axis=1, kind="stable")
     keys = np.take_along_axis(keys, order, 1)
@@ -320,7 +324,7 @@ def _canonical(crystal: _Orbits) -> _Orbits:
         ranked.append((np.abs(leading - POLAR_ORIGIN) > _SNAP).any(1))
     best = int(np.lexsort(ranked)[0])
     order = order[best]
-    parameters = free[best, order]
+    parameters = free[best, order].round(_DIGITS)
     parameters[(parameters < _SNAP) | (parameters > 1 - _SNAP)] = 0
     elements = [crystal.elements[column] for column in order]
     return _Orbits(crystal.number, elements, places[best, order], parameters, crystal.metric)
@@ -333,7 +337,7 @@ def _polar_origins(
     positions = _positions(number)
     places = []
     for column in np.flatnonzero(classes[k] == classes[k].min()):
-        values, keys = positions[classes[k, column] % len(positions)].all(points[column][k])
+        values, keys = positions[classes[k, column] % len(positions)].parameters(points[column][k])
         places.append(values[keys < _LAST])
     shifts = np.zeros((sum(map(len, places)), 3))
     shifts[:, polar] = POLAR_ORIGIN - np.concatenate(places)[:, polar]
@@ -343,6 +347,7 @@ def _polar_origins(
 
 @lru_cache(maxsize=256)
 def _images(number: int) -> _Images:
+    """All images, not only generators as in `SpaceGroup.normaliser`: many keep the positions and move the atoms."""
     group = space_group(number)
     rotations = group.operations[:, :, :3].numpy()
     polar = [axis for axis in range(3) if (rotations[:, :, axis] == np.eye(3)[axis]).all()]
@@ -414,5 +419,5 @@ def _permutations(number: int, changes: FloatArray, translations: FloatArray) ->
         points = orbit @ changes.transpose(0, 2, 1) + translations[:, None]
         for j, other in enumerate(positions):
             if len(other.maps) == len(position.maps) and len(other.axes) == len(position.axes):
-                result[other.first(points)[1] < _LAST, i] = j
+                result[other.first_parameters(points)[1] < _LAST, i] = j
     return result
