@@ -360,6 +360,8 @@ def _most_structure_steps(limits: CrystalLimits) -> int:
     most = 0
     for number in limits.groups:
         here = usable & (group == number)
+        if not here.any():
+            continue
         orbits = limits.max_atoms // int(tables.primitive_multiplicity[here].min())
         freedom = (tables.degrees_of_freedom[here] / tables.primitive_multiplicity[here]).max()
         most = max(most, orbits + int(float(freedom) * limits.max_atoms + 1e-6))

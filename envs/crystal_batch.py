@@ -130,7 +130,7 @@ class CrystalBatch(Sequence[str]):
     def __getitem__(self, index: slice) -> CrystalBatch: ...
     def __getitem__(self, index: int | slice) -> str | CrystalBatch:
         if isinstance(index, slice):
-            return self.rows(torch.arange(len(self))[index])
+            return self.rows(torch.tensor(range(len(self))[index], dtype=torch.long))
         return self.texts[index]
 
     def __iter__(self) -> Iterator[str]:
@@ -222,6 +222,21 @@ def position_tables() -> PositionTables:
     )
 
 
+def _is_cell_of(crystal_system: str, cell: Sequence[float]) -> bool:
+    """Whether a, b, c, alpha, beta, gamma have the values that a crystal system fixes, to what a text can tell."""
+    a, b, c, *angles = cell
+    fixed = {
+        "triclinic": (None, None, None),
+        "monoclinic": (90, None, 90),
+        "trigonal": (90, 90, 120),
+        "hexagonal": (90, 90, 120),
+    }.get(crystal_system, (90, 90, 90))
+    alike = {"tetragonal": (a, b), "trigonal": (a, b), "hexagonal": (a, b), "cubic": (a, b, c)}
+    lengths = alike.get(crystal_system, (a,))
+    right = all(value is None or abs(value - angle) < 0.01 for value, angle in zip(fixed, angles, strict=True))
+    return right and max(lengths) - min(lengths) < 1e-3 * max(lengths)
+
+
 def _number(value: float) -> str:
     return f"{value:.5f}".rstrip("0").rstrip(".")
 
@@ -241,7 +256,7 @@ def _read(text: str) -> tuple[str, int, list[tuple[int, int, list[float]]], list
         symbol, letter, *numbers = [*part.split(), "", ""][: max(2, len(part.split()))]
         if symbol not in ATOMIC_NUMBERS:
             raise fail(f"{symbol!r} is not a chemical element")
-        if not letter or letter not in group.letters:
+        if len(letter) != 1 or letter not in group.letters:
             raise fail(f"{letter!r} is not a position of {group.symbol}, which has {group.letters}")
         index = group.letters.index(letter)
         position = group.positions[index]
@@ -257,6 +272,9 @@ def _read(text: str) -> tuple[str, int, list[tuple[int, int, list[float]]], list
     if reduced_formula(parts[0]) != formula:
         raise fail(f"the positions make {formula}, not {parts[0]}")
     values = [float(value) for value in cell]
-    if not math.isfinite(float(lattice_vectors(torch.tensor(values, dtype=torch.float64)).det())):
+    volume = float(lattice_vectors(torch.tensor(values, dtype=torch.float64)).det())
+    if not math.isfinite(volume) or volume < 1e-3 * values[0] * values[1] * values[2]:
         raise fail(f"{parts[-1]!r} is no cell with a volume")
+    if not _is_cell_of(group.crystal_system, values):
+        raise fail(f"{parts[-1]!r} is no {group.crystal_system} cell")
     return formula, group.number, orbits, values

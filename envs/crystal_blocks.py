@@ -137,7 +137,7 @@ class CrystalBlocks:
     def _step_position(self, state: Tensor, chosen: Tensor) -> None:
         columns, tables, number = self.columns, position_tables(), torch.arange(len(state))
         flat = tables.first[state[:, columns.group] - 1] + chosen
-        placed, element = state[:, columns.placed], state[:, columns.element]
+        placed, element = state[:, columns.placed].clone(), state[:, columns.element].clone()
         state[number, columns.flat.start + placed] = flat + 1
         state[number, columns.slot.start + placed] = element
         fixed = tables.degrees_of_freedom[flat] == 0

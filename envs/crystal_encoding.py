@@ -35,7 +35,8 @@ def encode_crystals(space: CrystalSpace, materials: Iterable[str | Structure]) -
     cells = _Cells(crystals)
     ratios: dict[int, float] = {}
     for number, row in enumerate(rows):
-        reason = compositions[number]
+        # The cell comes first: compositions that fit no allowed group are outside for a reason of their own.
+        reason = _outside_cell(space, cells, number) or compositions[number]
         if reason is None:
             try:
                 sequence = _sequence(space, crystals, cells, number)
@@ -91,16 +92,21 @@ class _Cells:
         self.axes: list[list[list[bool]]] = tables.free_axes[crystals.flat_position].tolist()
 
 
+def _outside_cell(space: CrystalSpace, cells: _Cells, row: int) -> str | None:
+    """The limit on cell, formula units or space group that a crystal breaks."""
+    limits, number, n_atoms, units = space.limits, cells.groups[row], int(cells.n_atoms[row]), cells.units[row]
+    if n_atoms > limits.max_atoms:
+        return f"cell: {n_atoms} atoms in the primitive cell are more than {limits.max_atoms}"
+    if units not in limits.units:
+        return f"formula units: {units} in the primitive cell are not allowed"
+    if number not in limits.groups:
+        return f"space group: {number} ({space_group(number).symbol}) is not allowed"
+    return None
+
+
 def _sequence(space: CrystalSpace, crystals: CrystalBatch, cells: _Cells, row: int) -> list[int]:
     """The actions of one crystal up to its volume."""
-    limits, kinds, number = space.limits, space.kinds, cells.groups[row]
-    n_atoms, units = int(cells.n_atoms[row]), cells.units[row]
-    if n_atoms > limits.max_atoms:
-        raise _OutsideError(f"cell: {n_atoms} atoms in the primitive cell are more than {limits.max_atoms}")
-    if units not in limits.units:
-        raise _OutsideError(f"formula units: {units} in the primitive cell are not allowed")
-    if number not in limits.groups:
-        raise _OutsideError(f"space group: {number} ({space_group(number).symbol}) is not allowed")
+    limits, kinds, number, units = space.limits, space.kinds, cells.groups[row], cells.units[row]
     composition = space.composition.encode([crystals.compositions[row]])[0].tolist()
     orbits = sorted(
         (formula_order(SYMBOLS[z - 1]), position, column)
@@ -160,7 +166,7 @@ def _walk(space: CrystalSpace, actions: Tensor, ratios: dict[int, float], reason
                 f" (volume {float(wanted[number]):.2f} times that of the elements)" if stage == Stage.VOLUME else ""
             )
             reasons[int(rows[number])] = _REASONS[stage] + detail
-        state[open_rows] = space.step(here, torch.where(allowed, chosen, space.stop))
+        state[open_rows[allowed]] = space.step(here[allowed], chosen[allowed])
         state[open_rows[~allowed], space.columns.stage] = Stage.FINISHED
     for row, reason in enumerate(reasons):
         if reason is not None:
@@ -177,7 +183,9 @@ def _nearest_volumes(space: CrystalSpace, state: Tensor, wanted: Tensor) -> Tens
 
 
 _REASONS = {
-    Stage.POSITION: "positions: not in the order of a build",
+    Stage.FORMULA_UNITS: "positions: the space group cannot hold so many atoms",
+    Stage.SPACE_GROUP: "positions: the space group cannot hold so many atoms",
+    Stage.POSITION: "positions: one without free parameters is occupied twice",
     Stage.LATTICE: "lattice: the nearest angles on the grid make no cell",
     Stage.COORDINATE: "distance: atoms would be nearer than their limit at the nearest coordinates on the grid",
     Stage.VOLUME: "volume: no volume on the grid is near and keeps all atoms apart",

@@ -11,8 +11,9 @@ from torch import Tensor
 from envs.chemistry import ATOMIC_NUMBERS, MAX_ATOMIC_NUMBER
 from envs.crystal_batch import position_tables
 from envs.crystal_grid import N_COORDINATES, N_VOLUMES, VOLUME_RATIOS
+from envs.crystal_limits import MOST_ATOMS
 from envs.crystal_state import CrystalColumns, Stage
-from envs.crystal_state_geometry import StateGeometry, crystal_system
+from envs.crystal_state_geometry import APART, StateGeometry, crystal_system
 from envs.lattice_shapes import ENTRY_NAMES, ENTRY_SIZES
 from envs.wyckoff import CRYSTAL_SYSTEMS, N_SPACE_GROUPS, all_space_groups
 
@@ -22,6 +23,7 @@ _CENTRINGS = "PACIFR"
 _ATOMS = 20
 _STAGES = ("formula units", "space group", "position", "lattice", "coordinate", "volume")
 _MOST_CLEARANCE = 3.0
+_LEAST_VOLUME = (-2.5, 3.0)  # logarithm of the ratio
 
 
 class CrystalFeatures:
@@ -45,7 +47,7 @@ class CrystalFeatures:
         return (
             *(f"choosing {stage}" for stage in _STAGES),
             *(f"share of {symbol}" for symbol in self.elements),
-            *(f"has {symbol}" for symbol in self.elements),
+            *(f"contains {symbol}" for symbol in self.elements),
             *(f"current {symbol}" for symbol in self.elements),
             *(f">= {n} atoms in the cell" for n in range(1, _ATOMS + 1)),
             *(f">= {n} formula units" for n in range(1, 9)),
@@ -74,14 +76,19 @@ class CrystalFeatures:
     @property
     def bounds(self) -> tuple[Tensor, Tensor]:
         """Lowest and highest value of each feature."""
-        low = torch.tensor([-1.0 if n.startswith(("sine", "cosine", "least")) else 0.0 for n in self.names])
+        low = torch.tensor([-1.0 if n.startswith(("sine", "cosine")) else 0.0 for n in self.names])
         high = torch.tensor(
             [
-                _MOST_CLEARANCE if n.startswith("room at") else 20.0 if n.startswith(("occup", "own", "mult")) else 1.0
+                _MOST_CLEARANCE
+                if n.startswith("room at")
+                else float(MOST_ATOMS)
+                if n.startswith(("occup", "own", "mult"))
+                else 1.0
                 for n in self.names
             ]
         )
-        return low, torch.where(torch.tensor([n == "least volume" for n in self.names]), 5.0, high)
+        low[-1], high[-1] = _LEAST_VOLUME  # the last feature
+        return low, high
 
     def __call__(self, kind: int, state: Tensor) -> Tensor:
         """Return the features of states that all choose an action of one kind."""
@@ -187,8 +194,9 @@ class CrystalFeatures:
         if kind != Stage.VOLUME:
             return torch.zeros(len(state), N_VOLUMES + 1)
         least = self.geometry.least_ratio(state)
-        allowed = least[:, None] <= VOLUME_RATIOS
-        return torch.cat([allowed.float(), least.clamp(0.1, 20).log().float()[:, None]], dim=1)
+        allowed = least[:, None] * APART <= VOLUME_RATIOS
+        allowed[:, -1] = True
+        return torch.cat([allowed.float(), least.log().clamp(*_LEAST_VOLUME).float()[:, None]], dim=1)
 
 
 class _Current:

@@ -6,16 +6,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import cached_property
+from math import gcd
 
 import torch
 from torch import Tensor
 
 from envs.composition_limits import CompositionLimits, is_whole
+from envs.crystal_grid import N_COORDINATES
 from envs.wyckoff import CRYSTAL_SYSTEMS, N_SPACE_GROUPS, all_space_groups, space_group
 from envs.wyckoff_counts import FeasibleGroups, feasible_groups
 
-MOST_ATOMS = 40
-"""Beyond this the table of counts and groups grows long."""
+MOST_ATOMS = N_COORDINATES
+"""With more atoms the grid might run out of room on a line, and a rollout be stuck."""
 
 
 @dataclass(frozen=True)
@@ -49,9 +51,14 @@ class CrystalLimits:
             if not value:
                 raise ValueError(f"{name}: the list is empty (leave it out to allow all)")
             object.__setattr__(self, name, tuple(value))
+        object.__setattr__(self, "max_atoms", int(self.max_atoms))
+        object.__setattr__(self, "min_distance", float(self.min_distance))
         for units in self.formula_units or ():
             if not is_whole(units) or units < 1:
                 raise ValueError(f"formula_units: {units!r} is not a positive whole number")
+        for name in ("formula_units", "space_groups"):  # no integers of NumPy: they are no JSON
+            plain = [int(value) if is_whole(value) else value for value in getattr(self, name) or ()]
+            object.__setattr__(self, name, tuple(plain) or None)
         if not self.groups:
             raise ValueError(
                 f"space_groups: none of {', '.join(map(str, self.space_groups or ()))} is "
@@ -115,7 +122,11 @@ class CrystalLimits:
         def can_be_built(counts: tuple[int, ...]) -> bool:
             return any(tuple(units * count for count in counts) in holdable for units in self.units)
 
-        within = [counts for counts in table.multisets if sum(counts) <= limits.max_atoms]
+        within = [
+            counts
+            for counts in table.multisets
+            if sum(counts) <= limits.max_atoms and len(counts) >= limits.min_elements and gcd(*counts) == 1
+        ]
         good = frozenset(counts for counts in within if can_be_built(counts))
         if not good:
             named = [
@@ -140,10 +151,16 @@ def _group_number(given: int | str) -> int:
             raise ValueError(f"space_groups: {given} is not a number from 1 to {N_SPACE_GROUPS}")
         return int(given)
     symbols = {group.symbol: group.number for group in all_space_groups()}
-    if given not in symbols:
+    symbols |= {_short(symbol): number for symbol, number in symbols.items() if 3 <= number <= 15}
+    if not isinstance(given, str) or given not in symbols:
         close = get_close_matches(str(given), symbols, n=1, cutoff=0.5)
         hint = f"; did you mean {close[0]}?" if close else ""
         raise ValueError(
             f"space_groups: {given!r} is no space group (expected a number or a symbol such as Fm-3m){hint}"
         )
-    return symbols[str(given)]
+    return symbols[given]
+
+
+def _short(symbol: str) -> str:
+    """The usual symbol of a monoclinic group: P2_1/c for P12_1/c1."""
+    return symbol[0] + symbol[2:].removesuffix("1")

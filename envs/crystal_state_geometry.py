@@ -91,7 +91,7 @@ class StateGeometry:
 
     def free_bins(self, state: Tensor) -> Tensor:
         """Return the bins of the coordinates, long (n, S, 3)."""
-        return state[:, self.columns.free].reshape(len(state), -1, 3)
+        return state[:, self.columns.free].reshape(len(state), self.columns.n_orbits, 3)
 
     def placed_atoms(self, state: Tensor) -> PlacedAtoms:
         """Return the atoms as far as they are settled."""
@@ -149,6 +149,8 @@ class _Latest:
         self._answer = torch.empty(0)
 
     def __call__(self, state: Tensor) -> Tensor:
+        if state.is_inference():  # such tensors do not tell when they change
+            return self.function(state)
         if self._state is None or self._state() is not state or self._version != state._version:
             self._answer = self.function(state)
             self._state, self._version = weakref.ref(state), state._version

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from envs import DesignSpace, DesignVectorEnv
+from envs.design_space import ActionKind
+from tests.envs.mixed_spaces import ColouredNumbers, every_coloured_number
 
 LENGTH = 3
 
@@ -124,3 +126,71 @@ def test_the_vector_environment_takes_any_space(words: Words) -> None:
     assert rewards.tolist() == [0, 0, 1, 0]
     assert infos["final_info"]["material"].tolist() == [None, None, "a", None]
     assert env.action_masks().tolist() == [[True, True, True]] * 2 + [[True, False, False]] + [[True, True, True]]
+
+
+# Kinds of action
+
+
+def test_a_space_has_one_kind_of_action_unless_it_says_otherwise(words: Words) -> None:
+    assert words.kinds == (ActionKind("action", 0, 3, 0),)
+    assert words.feature_sets == (words.feature_names,)
+    assert words.names_of_part(0) == words.action_names
+    state = words.replay(words.encode(["a", "ab"]))
+    assert words.kind(state).tolist() == [0, 0]
+    assert words.mask_of(0, state).equal(words.mask(state))
+    assert words.features_of(0, state).equal(words.features(state))
+    assert words.rows_by_kind(state) == [(0, slice(None))]
+
+
+@pytest.fixture
+def numbers() -> ColouredNumbers:
+    return ColouredNumbers()
+
+
+def test_names_of_a_part_are_those_of_its_kinds_in_order(numbers: ColouredNumbers) -> None:
+    assert numbers.names_of_part(0) == ("red", "green", "blue", "more", "last")
+    assert numbers.names_of_part(1) == ("digit 1", "digit 2", "digit 3", "STOP")
+
+
+def test_rows_by_kind_holds_every_row_once(numbers: ColouredNumbers) -> None:
+    fresh, finished = numbers.initial(2), numbers.replay(numbers.encode(["blue 33"]))
+    coloured = numbers.step(fresh, torch.tensor([0, 1]))
+    assert numbers.rows_by_kind(fresh) == [(0, slice(None))]
+    assert numbers.rows_by_kind(finished) == [(3, slice(None))]  # the kind that holds STOP
+    groups = numbers.rows_by_kind(torch.cat([coloured, finished, fresh]))
+    assert [(kind, torch.arange(5)[rows].tolist()) for kind, rows in groups] == [(0, [3, 4]), (1, [0, 1]), (3, [2])]
+    assert numbers.rows_by_kind(fresh[:0]) == []
+
+
+def test_every_material_of_a_space_with_several_kinds_is_enumerated(numbers: ColouredNumbers) -> None:
+    assert sorted(numbers.decode(numbers.enumerate())) == sorted(every_coloured_number())
+    actions = numbers.encode(every_coloured_number())
+    assert actions.shape == (len(every_coloured_number()), 14)
+    assert numbers.decode(numbers.replay(actions)) == every_coloured_number()
+
+
+def test_the_uniform_policy_asks_for_the_mask_of_the_kind_alone(
+    numbers: ColouredNumbers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    n, exact = 20_000, {}
+    for text, actions in zip(every_coloured_number(), numbers.encode(every_coloured_number()), strict=True):
+        state, exact[text] = numbers.initial(1), 1.0
+        for action in actions[: int((actions != numbers.stop).sum())]:
+            exact[text] /= int(numbers.mask(state).sum())
+            state = numbers.step(state, action[None])
+    monkeypatch.delattr(ColouredNumbers, "mask")
+    ColouredNumbers.__abstractmethods__ = frozenset()  # type: ignore[attr-defined]
+    counts = Counter(numbers.decode(numbers.sample_uniform_policy(n, torch.Generator().manual_seed(0))))
+    assert sum(exact.values()) == pytest.approx(1.0)
+    for text, probability in exact.items():
+        assert counts[text] / n == pytest.approx(probability, abs=4.5 * (probability / n) ** 0.5)
+
+
+def test_edited_materials_of_a_space_with_several_kinds_are_valid(numbers: ColouredNumbers) -> None:
+    actions = numbers.encode(every_coloured_number())
+    edited = numbers.edit(actions, torch.Generator().manual_seed(0))
+    texts = numbers.decode(numbers.replay(edited))
+    assert set(texts) <= set(every_coloured_number())
+    assert numbers.encode(texts).equal(edited)
+    changed = (edited != actions).any(1).float().mean()
+    assert 0.3 < changed < 1.0

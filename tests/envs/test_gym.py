@@ -17,6 +17,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from envs import CompositionEnv, CompositionSpace, DesignVectorEnv
 from envs.gym import MAX_REFUSALS
+from tests.envs.rollouts import finish, uniform_actions
 from tests.envs.strategies import amounts_of, default_space, smact_accepts
 
 ID = "matsmith/Composition-v0"
@@ -30,23 +31,6 @@ def space() -> CompositionSpace:
 def n_letters(materials: Sequence[str]) -> npt.NDArray[np.float64]:
     """A reward that tells materials apart."""
     return np.array([float(len(material)) for material in materials])
-
-
-def uniform_actions(masks: npt.NDArray[np.bool_], generator: np.random.Generator) -> npt.NDArray[np.int64]:
-    return (generator.random(masks.shape) * masks).argmax(-1)
-
-
-def finish(env: gymnasium.Env[Any, Any], seed: int = 0) -> tuple[list[float], dict[str, Any]]:
-    """Run one random masked episode; return the rewards and the last info."""
-    generator = np.random.default_rng(seed)
-    _, info = env.reset(seed=seed)
-    rewards, ended = [], False
-    while not ended:
-        action = uniform_actions(info["action_mask"], generator)
-        _, reward, terminated, truncated, info = env.step(action)
-        rewards.append(float(reward))
-        ended = terminated or truncated
-    return rewards, info
 
 
 # The single environment
@@ -215,11 +199,12 @@ def test_rendering_without_a_mode_warns(space: CompositionSpace) -> None:
         ({"render_mode": "human"}, "render_mode: unknown mode 'human'"),
         ({"reward": 3}, "reward: 3 is not callable"),
         ({"max_elements": 3}, "max_elements: limits belong to the space"),
+        ({"space": "oxides"}, "space: 'oxides' is not a CompositionSpace"),
     ],
 )
 def test_a_bad_argument_is_named(space: CompositionSpace, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=f"^{message}"):
-        CompositionEnv(space, **options)
+        CompositionEnv(**{"space": space} | options)
 
 
 def test_a_bad_limit_is_named() -> None:
