@@ -1,4 +1,4 @@
-"""The command line: `matsmith design | resume | sample | report | reference`.
+"""The command line: `matsmith design | resume | sample | report | reference | validate`.
 
 Exit status 0; 2 with one line on standard error for a mistake of the user's; 130 after Ctrl-C.
 """
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from jsonargparse import ArgumentParser, Namespace
 
 from agent.command_parser import design_config, design_parser, fail, make_parser, one_line, refuse_null
-from agent.config import DesignConfig, ReferenceConfig
+from agent.config import DesignConfig, ReferenceConfig, ValidateConfig
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -187,12 +187,29 @@ def _reference(parser: ArgumentParser, options: Namespace) -> None:
         print(summary, *files, sep="\n")
 
 
+def _validate(parser: ArgumentParser, options: Namespace) -> None:
+    refuse_null(ValidateConfig, options)
+    config = ValidateConfig(**{name: options[name] for name in ValidateConfig.__dataclass_fields__})
+    from agent.validate_run import run_validation
+
+    outcome = run_validation(config, progress=not options.json)
+    if options.json:
+        print(json.dumps(outcome.as_dict()))
+    else:
+        print(_table(outcome.short_table()))
+        print(f"\n{outcome}", *map(str, outcome.files), sep="\n")
+    if outcome.interrupted:
+        print("\nmatsmith: interrupted; what was finished is written", file=sys.stderr)
+        sys.exit(130)
+
+
 _COMMANDS = {
     "design": _design,
     "resume": _resume,
     "sample": _sample,
     "report": _report,
     "reference": _reference,
+    "validate": _validate,
 }
 
 

@@ -22,6 +22,7 @@ from agent.config import (
     PlugIn,
     ReferenceConfig,
     SpaceConfig,
+    ValidateConfig,
 )
 from agent.training_options import TrainingOptions
 
@@ -122,6 +123,20 @@ def make_parser() -> ArgumentParser:
     reference.add_class_arguments(ReferenceConfig)
     _add_json(reference)
     commands.add_subcommand("reference", reference, help="compute a reference table of formation energies")
+
+    validate = _Parser(description="Judge crystal structures from files: charges, relaxation, hull, stability.")
+    validate.add_argument("--config", action="config", help="YAML file with any of these options")
+    switches = {
+        "overwrite": "replace results that the folder holds already",
+        "elastic": "compute elastic tensors (needs matcalc)",
+        "phonon": "compute vibrations (needs phonopy)",
+    }
+    validate.add_argument("files", type=Path, nargs="+", help="structure files, and folders of such files")
+    validate.add_class_arguments(ValidateConfig, skip={"files", *switches})
+    for name, text in switches.items():
+        validate.add_argument(f"--{name}", type=bool, default=False, nargs="?", const=True, help=text)
+    _add_json(validate)
+    commands.add_subcommand("validate", validate, help="judge crystal structures from files")
     return parser
 
 
@@ -204,7 +219,8 @@ def one_line(message: str) -> str:
     text = re.sub(r"Expected a <class '([^']*)'>", r"expected \1", text)
     text = re.sub(r"Expected a typing\.Literal", "expected one of ", text)
     unknown = re.search(r"(?:does not accept option|Option) '(?:\w+\.)*(\w+)'", text)
-    names = [field.name for config in (DesignConfig, ReferenceConfig, *_NESTED.values()) for field in fields(config)]
+    configs = (DesignConfig, ReferenceConfig, ValidateConfig, *_NESTED.values())
+    names = [field.name for config in configs for field in fields(config)]
     close = get_close_matches(unknown[1], names, n=1) if unknown else []
     return " ".join(text.split()) + (f"; did you mean {close[0]}?" if close else "")
 

@@ -207,3 +207,38 @@ class ReferenceConfig:
     """Of the compositions that are drawn."""
     workers: int | None = None
     """Processes; one a core when left out."""
+
+
+@dataclass(frozen=True)
+class ValidateConfig:
+    """Judge crystal structures from files: readable, charges, relaxation, distance to the hull, stability."""
+
+    files: list[Path]
+    """Structure files (*.cif, POSCAR, *.vasp, *.extxyz, *.xyz, also with .gz) and folders of such files."""
+    output: Path = Path("runs/validate")
+    """Folder of the table and the relaxed structures."""
+    overwrite: bool = False
+    """Whether to replace results that the folder holds already."""
+    relax: bool = True
+    """Whether to relax with CHGNet and compute distances to the hull."""
+    elastic: bool = False
+    """Whether to compute elastic tensors (needs matcalc)."""
+    phonon: bool = False
+    """Whether to compute vibrations (needs phonopy)."""
+    top: int | None = None
+    """For how many structures, those nearest to the hull, elastic tensors and vibrations are computed; all that pass
+    the hull when left out."""
+    charge_rules: bool = True
+    """Whether charges must balance; false for alloys and intermetallics."""
+    closest_ratio: float = 0.6
+    """Smallest distance of two atoms as a share of the sum of their covalent radii."""
+    max_atoms: int = 200
+    """Most atoms of a cell that is relaxed."""
+    max_e_above_hull: float | None = 0.1
+    """Largest distance to the hull that passes, eV/atom; null for any."""
+    skip_duplicates: bool = False
+    """Whether only the first of several equal structures is relaxed."""
+    fmax: float = 0.05
+    """Largest force at which a structure counts as relaxed, eV/A."""
+    max_steps: int = 300
+    """Steps after which a relaxation is given up."""
