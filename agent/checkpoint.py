@@ -52,13 +52,7 @@ def save_agent(agent: DesignAgent, path: str | Path) -> None:
     if agent.prior is not None:
         network = agent.prior.network
         tensors |= {f"prior.{name}": value for name, value in network.state_dict().items()}
-        description["prior"] = {
-            "feature_names": network.feature_names,
-            "action_names": network.action_names,
-            "width": network.width,
-            "depth": network.depth,
-            "report": asdict(agent.prior.report),
-        }
+        description["prior"] = {**network.describe(), "report": asdict(agent.prior.report)}
     write_tensors(path, tensors, description)
 
 
@@ -145,7 +139,5 @@ def _restore_reward(stored: dict[str, Any] | None, path: str | Path) -> Reward:
 def _restore_prior(tensors: dict[str, Tensor], stored: dict[str, Any] | None) -> Prior | None:
     if stored is None:
         return None
-    network = PolicyNetwork(stored["feature_names"], stored["action_names"], stored["width"], stored["depth"])
     weights = {name.removeprefix("prior."): tensors.pop(name) for name in list(tensors) if name.startswith("prior.")}
-    network.load_state_dict(weights)
-    return Prior(network, PriorReport(**stored["report"]))
+    return Prior(PolicyNetwork.restore(stored, weights), PriorReport(**stored["report"]))

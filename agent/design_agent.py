@@ -28,10 +28,11 @@ from agent.conditions import Conditions, ConditionSpace, default_options
 from agent.coverage import Coverage, Scored, measure_coverage
 from agent.interruption import interrupt_between_steps
 from agent.metrics import simplex_lattice
-from agent.policy import Policy, PolicyNetwork, Rollout
+from agent.policy import Policy, PolicyNetwork
 from agent.prior import Prior
 from agent.replay import effective_share
 from agent.reward import FunctionReward, Reward, RewardFunction, RewardValues, as_reward
+from agent.rollout import Rollout
 from agent.trainer import StepReport, Trainer
 from agent.training_options import TrainingOptions
 from envs import DesignSpace
@@ -205,7 +206,7 @@ class DesignAgent:
         if corrected:
             weights = log_weights.double().softmax(0)
             rows = torch.multinomial(weights, n, replacement=True, generator=generator)
-        materials = self.space.decode(rollout.state[rows])
+        materials = list(self.space.materials(rollout.state[rows]))
         frame = pd.DataFrame(
             {
                 "material": materials,

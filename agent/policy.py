@@ -1,182 +1,165 @@
-"""The policy: a network over the features of a design space, and what is computed with it in batches.
+"""The policy: a network for each feature set of a design space, and what is computed with them in batches.
 
     policy = Policy(space, PolicyNetwork.for_space(space))
     rollout = policy.sample(256, generator)     # actions (n, T) and their log-probability (n,)
     policy.log_prob(space.encode(["SrTiO3"]))   # exact: every material has one trajectory
 
-Rollouts keep a static batch: one feature pass, one matrix product and one uniform number per row and step; rows that
-have stopped drop out, and the first step, which is the same for all rows, is evaluated once.
+Rollouts keep a static batch: per step one feature pass and one matrix product for each kind of action that is due, and
+one uniform number per row; rows that have stopped drop out, and the first step, which is the same for all rows, is
+evaluated once. In a space with several kinds of action, rows that leave no choice are not judged at all.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from agent.choice import draw_actions, exploring, masked_log_softmax, of_chosen
+from agent.part_network import PartNetwork
+from agent.rollout import Record, Rollout, Visited, Walk, choices, visit
 from envs import DesignSpace
+from envs.design_space import ActionKind
 
-_CONDITION_WIDTH = 64
-"""Hidden units between a condition and its modulation."""
-_UNKNOWN_ACTION_BIAS = -8.0
-"""Start of the logit of an action that a transferred network has never seen: rare, but never impossible."""
+_CHUNK_ROWS, _CHUNK_STEPS = 4096, 65_536
+"""Most trajectories, and most steps of them, that are judged at a time."""
 
 
 class PolicyNetwork(nn.Module):
-    """Features (n, F) -> logits (n, A): a residual multilayer perceptron.
+    """The networks of a design space, one a feature set, with one head for each kind of action.
 
-    Conditions shift and scale the hidden units (feature-wise linear modulation, Perez et al. 2018), by nothing at
-    first: a conditioned copy of a network starts as the same policy under every condition.
+    A head is those outputs of its part that belong to the kind; only the head of the kind that is due is computed.
 
     Args:
-        feature_names: One name an input; see `DesignSpace.feature_names`.
-        action_names: One name an output; see `DesignSpace.action_names`.
-        width: Hidden units of each layer.
-        depth: Number of residual layers between the input and the output layer.
-        condition_names: One name an input of the condition; see `ConditionSpace.feature_names`. None: unconditioned.
+        parts: One network a feature set.
+        kinds: The kinds of action, in the order of their numbers; the outputs of a part are in the same order.
     """
 
-    def __init__(
-        self,
-        feature_names: Sequence[str],
-        action_names: Sequence[str],
-        width: int = 256,
-        depth: int = 2,
-        condition_names: Sequence[str] = (),
-    ) -> None:
+    def __init__(self, parts: Sequence[PartNetwork], kinds: Sequence[ActionKind]) -> None:
         super().__init__()
-        self.feature_names = tuple(feature_names)
-        self.action_names = tuple(action_names)
-        self.condition_names = tuple(condition_names)
-        self.width, self.depth = width, depth
-        self.input = nn.Linear(len(self.feature_names), width)
-        self.norms = nn.ModuleList([nn.LayerNorm(width) for _ in range(depth)])
-        self.hidden = nn.ModuleList([nn.Linear(width, width) for _ in range(depth)])
-        self.output = nn.Linear(width, len(self.action_names))
-        self.dropout = nn.Dropout(0.0)  # switched on by Prior.fit only
-        nn.init.zeros_(self.output.weight)
-        nn.init.zeros_(self.output.bias)
-        self.condition: nn.Sequential | None = None
-        if self.condition_names:
-            modulation = nn.Linear(_CONDITION_WIDTH, (2 * depth + 1) * width)
-            nn.init.zeros_(modulation.weight)
-            nn.init.zeros_(modulation.bias)
-            inner = nn.Linear(len(self.condition_names), _CONDITION_WIDTH)
-            self.condition = nn.Sequential(inner, nn.ReLU(), modulation)
+        self.parts, self.kinds = tuple(parts), tuple(kinds)
+        for number, part in enumerate(parts):
+            self.add_module(str(number), part)
+        self.register_load_state_dict_pre_hook(_number_only_part)  # type: ignore[no-untyped-call]
 
     @classmethod
     def for_space(cls, space: DesignSpace, width: int = 256, depth: int = 2) -> PolicyNetwork:
         """Return a network that starts as the uniform masked policy of a space."""
-        return cls(space.feature_names, space.action_names, width, depth)
+        names = [(features, space.names_of_part(number)) for number, features in enumerate(space.feature_sets)]
+        return cls([PartNetwork(features, actions, width, depth) for features, actions in names], space.kinds)
 
-    def modulation(self, conditions: Tensor | None) -> Tensor | None:
-        """Return how encoded conditions (n, C) shift and scale the hidden units, float (n, (2 depth + 1) width).
+    @property
+    def is_conditioned(self) -> bool:
+        """Whether the network knows conditions."""
+        return any(part.condition is not None for part in self.parts)
 
-        None without conditions, and for a network that knows none.
-        """
-        if self.condition is None or conditions is None:
-            return None
-        modulation: Tensor = self.condition(conditions)
-        return modulation
+    def under(self, conditions: Tensor | None) -> ConditionedLogits:
+        """Return the network under encoded conditions, float (n, C) or (1, C): a condition a trajectory, or for all."""
+        heads: dict[int, tuple[Tensor, Tensor]] = {}
+        for number, part in enumerate(self.parts):
+            mine = {index: kind.size for index, kind in enumerate(self.kinds) if kind.features == number}
+            whole, sizes = (part.output.weight, part.output.bias), list(mine.values())
+            # split once, so that gradients are put together once
+            split = [torch.split(tensor, sizes) if len(mine) > 1 else (tensor,) for tensor in whole]
+            heads |= zip(mine, zip(*split, strict=True), strict=True)
+        modulations = tuple(part.modulation(conditions) for part in self.parts)
+        return ConditionedLogits(self.parts, self.kinds, heads, modulations)
 
-    def forward(self, features: Tensor, modulation: Tensor | None = None) -> Tensor:
-        """Return the logits of all actions, under the conditions of each row or of all rows where they are given."""
-        if modulation is None:
-            hidden = self.dropout(torch.relu(self.input(features)))
-            for norm, layer in zip(self.norms, self.hidden, strict=True):
-                hidden = hidden + self.dropout(torch.relu(layer(norm(hidden))))
-        else:
-            first, *others = torch.split(modulation, self.width, dim=-1)
-            hidden = self.dropout(torch.relu(self.input(features) + first))
-            pairs = zip(others[::2], others[1::2], strict=True)
-            for norm, layer, (shift, scale) in zip(self.norms, self.hidden, pairs, strict=True):
-                hidden = hidden + self.dropout(torch.relu(layer(norm(hidden) * (1 + scale) + shift)))
-        logits: Tensor = self.output(hidden)
-        return logits
+    def logits(self, kind: int, features: Tensor, conditions: Tensor | None = None) -> Tensor:
+        """Return the logits of a kind's actions, float (n, size), for features (n, F) and conditions (n, C)."""
+        return self.under(conditions)(kind, features)
 
     def conditioned(self, condition_names: Sequence[str]) -> PolicyNetwork:
         """Return a copy that knows conditions, and is the same policy under all of them as yet."""
-        network = PolicyNetwork(self.feature_names, self.action_names, self.width, self.depth, condition_names)
-        network.load_state_dict(self.state_dict(), strict=not condition_names)
-        return network
+        return PolicyNetwork([part.conditioned(condition_names) for part in self.parts], self.kinds)
 
-    @torch.no_grad()
-    def transfer(self, feature_names: Sequence[str], action_names: Sequence[str]) -> PolicyNetwork:
-        """Return this network for other features and actions, matched by name.
+    def transfer(self, space: DesignSpace) -> PolicyNetwork:
+        """Return this network for another space, part by part, features and actions matched by name.
 
-        Features that it does not know get no weight; actions that it does not know start out rare.
+        Each part goes to the feature set of the space with which it shares most action names. Feature sets that share
+        nothing with it start as the uniform masked policy.
         """
-        network = PolicyNetwork(feature_names, action_names, self.width, self.depth)
-        own = self.state_dict()
-        network.load_state_dict(
-            {name: value for name, value in own.items() if not name.startswith(("input.weight", "output."))},
-            strict=False,
-        )
-        feature_at = {name: index for index, name in enumerate(self.feature_names)}
-        action_at = {name: index for index, name in enumerate(self.action_names)}
-        network.input.weight.zero_()
-        for column, name in enumerate(network.feature_names):
-            if name in feature_at:
-                network.input.weight[:, column] = self.input.weight[:, feature_at[name]]
-        for row, name in enumerate(network.action_names):
-            if name in action_at:
-                network.output.weight[row] = self.output.weight[action_at[name]]
-                network.output.bias[row] = self.output.bias[action_at[name]]
-            else:
-                network.output.bias[row] = _UNKNOWN_ACTION_BIAS
+        names = [(features, space.names_of_part(number)) for number, features in enumerate(space.feature_sets)]
+        shared = {
+            (number, own): len(set(actions) & set(part.action_names))
+            for number, (features, actions) in enumerate(names)
+            for own, part in enumerate(self.parts)
+            if not set(features).isdisjoint(part.feature_names)
+        }
+        origin: dict[int, int] = {}
+        for number, own in sorted(shared, key=lambda pair: -shared[pair]):
+            if shared[number, own] and number not in origin and own not in origin.values():
+                origin[number] = own
+        parts = [
+            self.parts[origin[number]].transfer(features, actions)
+            if number in origin
+            else PartNetwork(features, actions, self.parts[0].width, self.parts[0].depth)
+            for number, (features, actions) in enumerate(names)
+        ]
+        return PolicyNetwork(parts, space.kinds)
+
+    # On disk
+
+    def describe(self) -> dict[str, Any]:
+        """Return all but the weights as JSON-compatible values; conditions are not described."""
+        shape = ("feature_names", "action_names", "width", "depth")
+        return {
+            "parts": [{name: getattr(part, name) for name in shape} for part in self.parts],
+            "kinds": [asdict(kind) for kind in self.kinds],
+        }
+
+    @classmethod
+    def restore(cls, description: Mapping[str, Any], weights: Mapping[str, Tensor]) -> PolicyNetwork:
+        """Return the network that was described; older descriptions are those of a single part.
+
+        Raises:
+            KeyError, TypeError, RuntimeError: Not what `describe` returned, or weights that do not fit.
+        """
+        if "parts" in description:
+            stored, kinds = description["parts"], [ActionKind(**kind) for kind in description["kinds"]]
+        else:
+            stored, kinds = [description], [ActionKind("action", 0, len(description["action_names"]), 0)]
+        parts = [PartNetwork(p["feature_names"], p["action_names"], p["width"], p["depth"]) for p in stored]
+        network = cls(parts, kinds)
+        network.load_state_dict({name: value.float() for name, value in weights.items()})
         return network
 
 
-@dataclass(frozen=True)
-class Rollout:
-    """n finished trajectories of T steps, short ones padded with STOP."""
-
-    actions: Tensor
-    """Long (n, T)."""
-    states: Tensor
-    """States before each step and after the last one, long (T + 1, n, state_size)."""
-    step_log_prob: Tensor
-    """Log-probability of each action under the policy itself, exploration left out, float (n, T)."""
-    log_reference: Tensor | None = None
-    """Log-probability of each trajectory under a reference network, float (n,), where one was given."""
-
-    log_exploring: Tensor | None = None
-    """Log-probability of each trajectory under the exploring policy, float (n,), where that is another one."""
-
-    @property
-    def log_drawn(self) -> Tensor:
-        """Log-probability of each trajectory under the distribution that it was drawn from, float (n,), no gradient."""
-        return self.log_prob.detach() if self.log_exploring is None else self.log_exploring
-
-    @property
-    def state(self) -> Tensor:
-        """The finished states, long (n, state_size)."""
-        return self.states[-1]
-
-    @property
-    def log_prob(self) -> Tensor:
-        """Log-probability of each trajectory under the policy itself, float (n,)."""
-        return self.step_log_prob.sum(1)
+def _number_only_part(network: nn.Module, state_dict: dict[str, Tensor], prefix: str, *_: object) -> None:
+    """Rename the weights of older files, which knew a single part and gave it no number."""
+    for name in list(state_dict):
+        own = name.removeprefix(prefix)
+        if name.startswith(prefix) and not own[:1].isdigit():
+            state_dict[f"{prefix}0.{own}"] = state_dict.pop(name)
 
 
 @dataclass(frozen=True)
-class Visited:
-    """The M states along n given action sequences where a choice was made, in one batch."""
+class ConditionedLogits:
+    """A network under conditions; what depends on the conditions alone is computed once for many states."""
 
-    features: Tensor
-    """Float (M, F)."""
-    mask: Tensor
-    """Bool (M, A)."""
-    row: Tensor
-    """Long (M,): the sequence that each belongs to."""
-    step: Tensor
-    """Long (M,): the position in it."""
-    actions: Tensor
-    """Long (n, T): the sequences."""
-    states: Tensor
-    """Long (T + 1, n, state_size): all states."""
+    parts: tuple[PartNetwork, ...]
+    kinds: tuple[ActionKind, ...]
+    heads: Mapping[int, tuple[Tensor, Tensor]]
+    """Weight (size, width) and bias (size,) of the outputs of each kind."""
+    modulations: tuple[Tensor | None, ...]
+    """One a part; see `PartNetwork.modulation`."""
+
+    def __call__(self, kind: int, features: Tensor, rows: Tensor | None = None) -> Tensor:
+        """Return the logits of a kind's actions, float (n, size).
+
+        Args:
+            kind: Number of the kind.
+            features: Of its feature set, float (n, F); or of one state that is the same for all rows, (1, F).
+            rows: Conditions that the states belong to, long (n,); None: all of them in turn.
+        """
+        part = self.kinds[kind].features
+        modulation = self.modulations[part]
+        if modulation is not None and len(modulation) > 1 and rows is not None:
+            modulation = modulation[rows]
+        return nn.functional.linear(self.parts[part].trunk(features, modulation), *self.heads[kind])
 
 
 @dataclass
@@ -197,6 +180,7 @@ class Policy:
         temperature: float = 1.0,
         epsilon: float = 0.0,
         reference: PolicyNetwork | None = None,
+        keep_states: bool = True,
     ) -> Rollout:
         """Roll out n trajectories.
 
@@ -207,42 +191,54 @@ class Policy:
             temperature: The logits are divided by it while sampling.
             epsilon: Share of actions drawn uniformly from the mask.
             reference: A network that judges the same trajectories on the way, without gradient.
+            keep_states: Whether to return the states on the way as well.
 
         Returns:
             Trajectories whose `log_prob` is that of the untempered, unmixed policy, with gradient where enabled.
         """
-        space = self.space
-        states = space.initial(n).repeat(space.max_steps + 1, 1, 1)
-        actions = torch.full((n, space.max_steps), space.stop)
-        rows = torch.arange(n)
-        step_log_prob = torch.zeros(n, space.max_steps)
-        log_reference = torch.zeros(n)
-        log_exploring = torch.zeros(n)
+        space, n_steps = self.space, self.space.max_steps
+        walk, record = Walk(space, n, n_steps, keep_states), Record()
+        actions = torch.full((n, n_steps), space.stop)
+        log_reference, log_exploring = torch.zeros(n), torch.zeros(n)
         explores = temperature != 1.0 or epsilon > 0
-        modulation = self.network.modulation(self.condition if conditions is None else conditions)
-        for step in range(space.max_steps):
-            here = states[step, :1] if step == 0 else states[step, rows]
-            mask, features = space.mask(here), space.features(here)
-            log_policy = _masked_log_softmax(self.network(features, _rows_of(modulation, rows)), mask)
-            with torch.no_grad():
-                weights = _exploring(log_policy, mask, temperature, epsilon)
-                chosen = _draw(weights, len(rows), generator)
-                if explores:
-                    log_exploring[rows] += _log_share(weights, chosen)
-            taken = _taken(log_policy, chosen)
-            step_log_prob = step_log_prob.index_put((rows, torch.tensor(step)), taken)
-            if reference is not None:
+        differentiable = torch.is_grad_enabled() and any(p.requires_grad for p in self.network.parameters())
+        judged_again = differentiable and len(space.kinds) > 1  # long sequences: gradients in one batch a kind
+        logits = self.network.under(self.condition if conditions is None else conditions)
+        of_reference = None if reference is None else reference.under(None)
+        judged: list[tuple[Tensor, Tensor, Tensor]] = []  # rows, steps, log-probabilities
+        for step in range(n_steps):
+            rows, here = walk.rows, walk.open[:1] if step == 0 else walk.open
+            forced, to_choose = choices(space, here)
+            chosen, uniform = forced.expand(len(rows)).clone(), torch.rand(len(rows), generator=generator)
+            for choice in to_choose:
+                kind, mask, features, mine = choice.kind, choice.mask, choice.features, rows[choice.at]
+                with torch.set_grad_enabled(differentiable and not judged_again):
+                    log_policy = masked_log_softmax(logits(kind, features, mine), mask)
                 with torch.no_grad():
-                    log_reference[rows] += _taken(_masked_log_softmax(reference(features), mask), chosen)
+                    weights = exploring(log_policy, mask, temperature, epsilon)
+                    picked = draw_actions(weights, uniform[choice.at])
+                    if explores:
+                        log_exploring[mine] += of_chosen(weights, picked).log()
+                    if of_reference is not None:
+                        log_of_reference = masked_log_softmax(of_reference(kind, features), mask)
+                        log_reference[mine] += of_chosen(log_of_reference, picked)
+                chosen[choice.at] = picked + space.kinds[kind].start
+                if judged_again:
+                    record.add(choice, mine, step)
+                else:
+                    judged.append((mine, torch.full_like(mine, step), of_chosen(log_policy, picked)))
             actions[rows, step] = chosen
-            following = space.step(states[step, rows], chosen)
-            states[step + 1 :, rows] = following
-            rows = rows[~space.is_finished(following)]
-            if not len(rows):
+            walk.advance(chosen)
+            if not len(walk.rows):
                 break
+        if judged_again:
+            visited = Visited(record.groups(), actions, walk.states)
+            step_log_prob = self.replay(visited, conditions).step_log_prob
+        else:
+            step_log_prob = _by_step(actions, judged)
         return Rollout(
             actions,
-            states,
+            walk.states,
             step_log_prob,
             None if reference is None else log_reference,
             log_exploring if explores else None,
@@ -250,7 +246,7 @@ class Policy:
 
     def log_prob(self, actions: Tensor, conditions: Tensor | None = None) -> Tensor:
         """Return the log-probability of action sequences, long (n, T) -> float (n,), with gradient where enabled."""
-        return self.replay(visit(self.space, actions), conditions).log_prob
+        return self.replay(visit(self.space, actions, keep_states=False), conditions).log_prob
 
     def replay(
         self, visited: Visited, conditions: Tensor | None = None, *, temperature: float = 1.0, epsilon: float = 0.0
@@ -263,29 +259,34 @@ class Policy:
             temperature: Of the exploring policy, whose log-probabilities are returned as well.
             epsilon: The same.
         """
-        modulation = self.network.modulation(self.condition if conditions is None else conditions)
-        logits = self.network(visited.features, _rows_of(modulation, visited.row))
-        log_policy = _masked_log_softmax(logits, visited.mask)
-        chosen = visited.actions[visited.row, visited.step]
-        taken = log_policy.gather(1, chosen[:, None]).squeeze(1)
-        step_log_prob = torch.zeros(visited.actions.shape).index_put((visited.row, visited.step), taken)
-        if temperature == 1.0 and not epsilon:
-            return Rollout(visited.actions, visited.states, step_log_prob)
-        with torch.no_grad():
-            weights = _exploring(log_policy, visited.mask, temperature, epsilon)
-            log_exploring = torch.zeros(len(visited.actions))
-            log_exploring.index_add_(0, visited.row, _log_share(weights, chosen))
-        return Rollout(visited.actions, visited.states, step_log_prob, log_exploring=log_exploring)
+        explores = temperature != 1.0 or epsilon > 0
+        log_exploring = torch.zeros(len(visited.actions))
+        logits = self.network.under(self.condition if conditions is None else conditions)
+        judged = []
+        for group in visited.groups:
+            log_policy = masked_log_softmax(logits(group.kind, group.features, group.row), group.mask)
+            chosen = visited.actions[group.row, group.step] - self.space.kinds[group.kind].start
+            judged.append((group.row, group.step, log_policy.gather(1, chosen[:, None]).squeeze(1)))
+            if explores:
+                with torch.no_grad():
+                    weights = exploring(log_policy, group.mask, temperature, epsilon)
+                    log_exploring.index_add_(0, group.row, of_chosen(weights, chosen).log())
+        step_log_prob = _by_step(visited.actions, judged)
+        return Rollout(
+            visited.actions, visited.states, step_log_prob, log_exploring=log_exploring if explores else None
+        )
 
     @torch.no_grad()
-    def log_prob_in_chunks(self, actions: Tensor, size: int = 4096) -> Tensor:
+    def log_prob_in_chunks(self, actions: Tensor, size: int | None = None) -> Tensor:
         """Return the log-probability of any number of action sequences without gradient, float (n,)."""
+        size = size or max(1, min(_CHUNK_ROWS, _CHUNK_STEPS // actions.shape[1]))
         return torch.cat([torch.zeros(0), *(self.log_prob(part) for part in _chunks(actions, size))])
 
     @torch.no_grad()
     def sample_many(self, n: int, generator: torch.Generator, size: int = 2048) -> Rollout:
-        """Roll out any number of trajectories without gradient."""
-        parts = [self.sample(min(size, n - start), generator) for start in range(0, n, size)]
+        """Roll out any number of trajectories without gradient; the states on the way are not kept."""
+        starts = range(0, n, size)
+        parts = [self.sample(min(size, n - start), generator, keep_states=False) for start in starts]
         return Rollout(
             torch.cat([part.actions for part in parts]),
             torch.cat([part.states for part in parts], dim=1),
@@ -293,69 +294,13 @@ class Policy:
         )
 
 
-def visit(space: DesignSpace, actions: Tensor) -> Visited:
-    """Walk along action sequences, long (n, T), and collect the states where a choice was made."""
-    n, length = actions.shape
-    states = space.initial(n).repeat(length + 1, 1, 1)
-    features, masks, live, steps = [], [], [], []
-    rows = torch.arange(n)
-    for step in range(length):
-        here = states[step, rows]
-        features.append(space.features(here))
-        masks.append(space.mask(here))
-        live.append(rows)
-        steps.append(torch.full_like(rows, step))
-        following = space.step(here, actions[rows, step])
-        states[step + 1 :, rows] = following
-        rows = rows[~space.is_finished(following)]
-        if not len(rows):
-            break
-    return Visited(torch.cat(features), torch.cat(masks), torch.cat(live), torch.cat(steps), actions, states)
-
-
-def _masked_log_softmax(logits: Tensor, mask: Tensor) -> Tensor:
-    return logits.masked_fill(~mask, -torch.inf).log_softmax(dim=1)
-
-
-def _exploring(log_policy: Tensor, mask: Tensor, temperature: float, epsilon: float) -> Tensor:
-    """Return the probabilities of actions while exploring."""
-    weights = log_policy.exp() if temperature == 1.0 else (log_policy / temperature).softmax(dim=1)
-    if epsilon:
-        weights = (1 - epsilon) * weights + epsilon * mask / mask.sum(dim=1, keepdim=True)
-    return weights
-
-
-def _taken(values: Tensor, chosen: Tensor) -> Tensor:
-    """Return the value of the action chosen in each row; one row of values serves all."""
-    return values[0, chosen] if len(values) == 1 else values.gather(1, chosen[:, None]).squeeze(1)
-
-
-def _log_share(weights: Tensor, chosen: Tensor) -> Tensor:
-    return _taken(weights, chosen).log()
-
-
-def _rows_of(modulation: Tensor | None, rows: Tensor) -> Tensor | None:
-    """Return the modulation of some trajectories; one row serves all."""
-    return modulation if modulation is None or len(modulation) == 1 else modulation[rows]
-
-
-def _draw(weights: Tensor, n: int, generator: torch.Generator) -> Tensor:
-    """Draw one action a row, long (n,), by inverse cumulative distribution; one row of weights serves all."""
-    cumulative = weights.cumsum(dim=1)
-    uniform = torch.rand(n, generator=generator)
-    if len(cumulative) == 1:
-        return _first_above(cumulative[0], uniform * cumulative[0, -1], weights)
-    return _first_above(cumulative, (uniform * cumulative[:, -1])[:, None], weights).squeeze(1)
-
-
-def _first_above(cumulative: Tensor, threshold: Tensor, weights: Tensor) -> Tensor:
-    """First action whose cumulative weight exceeds the threshold; the likeliest one where rounding leaves none."""
-    chosen = torch.searchsorted(cumulative, threshold, right=True)
-    beyond = chosen >= weights.shape[1]
-    if beyond.any():
-        likeliest = weights.argmax(dim=1).reshape(chosen.shape if len(weights) > 1 else (1,))
-        chosen = torch.where(beyond, likeliest, chosen)
-    return chosen
+def _by_step(actions: Tensor, judged: Sequence[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
+    """Return the values (rows, steps, values) at their places, float (n, T), and 0 where nothing was to choose."""
+    step_log_prob = torch.zeros(actions.shape)
+    if not judged:
+        return step_log_prob
+    rows, steps, values = (torch.cat(column) for column in zip(*judged, strict=True))
+    return step_log_prob.index_put((rows, steps), values)
 
 
 def _chunks(tensor: Tensor, size: int) -> Sequence[Tensor]:

@@ -113,7 +113,8 @@ class Prior:
             network = PolicyNetwork.for_space(space, width, depth)
             average = PolicyNetwork.for_space(space, width, depth)
             average.load_state_dict(network.state_dict())
-            network.dropout.p = dropout
+            for part in network.parts:
+                part.dropout.p = dropout
             optimizer = torch.optim.AdamW(network.parameters(), lr=learning_rate, weight_decay=1e-2)
             best, best_nats, best_epoch, step = average.state_dict(), math.inf, 0, 0
             steps_a_pass = math.ceil(len(training) / batch_size)
@@ -142,8 +143,9 @@ class Prior:
             bar.close()
         average.load_state_dict(best)
         with torch.no_grad():
-            average.output.weight.div_(temperature)
-            average.output.bias.div_(temperature)
+            for part in average.parts:
+                part.output.weight.div_(temperature)
+                part.output.bias.div_(temperature)
         held_out_nats = -float(Policy(space, average).log_prob_in_chunks(held_out).mean())
         return cls(average, PriorReport(len(known), outside, held_out_nats, uniform_nats, best_epoch))
 
@@ -157,7 +159,7 @@ class Prior:
         """Return the frozen prior policy in a space."""
         if id(space) not in self._policies:
             with torch.random.fork_rng(devices=[]):  # weights are drawn before they are replaced
-                network = self.network.transfer(space.feature_names, space.action_names).requires_grad_(False)
+                network = self.network.transfer(space).requires_grad_(False)
             self._policies[id(space)] = Policy(space, network)
         return self._policies[id(space)]
 
@@ -167,14 +169,7 @@ class Prior:
 
     def save(self, path: str | Path) -> None:
         """Write weights (half precision) and report to one safetensors file."""
-        description = {
-            "kind": "prior",
-            "feature_names": self.network.feature_names,
-            "action_names": self.network.action_names,
-            "width": self.network.width,
-            "depth": self.network.depth,
-            "report": asdict(self.report),
-        }
+        description = {"kind": "prior", **self.network.describe(), "report": asdict(self.report)}
         write_tensors(path, {name: value.half() for name, value in self.network.state_dict().items()}, description)
 
     @classmethod
@@ -187,13 +182,7 @@ class Prior:
         tensors, description = read_tensors(path, "prior")
         try:
             with torch.random.fork_rng(devices=[]):  # weights are drawn before they are replaced
-                network = PolicyNetwork(
-                    description["feature_names"],
-                    description["action_names"],
-                    description["width"],
-                    description["depth"],
-                )
-            network.load_state_dict({name: value.float() for name, value in tensors.items()})
+                network = PolicyNetwork.restore(description, tensors)
             return cls(network.eval(), PriorReport(**description["report"]))
         except (KeyError, RuntimeError, TypeError) as error:
             reason = shorten(str(error), 160)

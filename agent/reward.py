@@ -21,6 +21,7 @@ from torch import Tensor
 from agent.conditions import Conditions
 from agent.objective import Objective
 from agent.plug_in import describe_failure
+from envs.crystal_batch import CrystalBatch
 from surrogates.distribution import PropertyDistribution, distribution_parameters, from_parameters
 from surrogates.properties import column_of, evaluate_properties, property_named
 
@@ -201,7 +202,8 @@ class FunctionReward:
     """A user's function as a reward; its values are checked at every call.
 
     Args:
-        function: `(materials) -> array (N,)` of finite values >= 0, where materials are formulas.
+        function: `(materials) -> array (N,)` of finite values >= 0, where materials are formulas, or pymatgen
+            structures where crystals are built.
         name: What error messages call it.
     """
 
@@ -228,7 +230,7 @@ class FunctionReward:
             ValueError: The function fails, or returns something else than N finite values >= 0.
         """
         try:
-            found = self.function(list(materials))
+            found = self.function(materials.structures() if isinstance(materials, CrystalBatch) else list(materials))
         except Exception as error:
             raise ValueError(f"reward {self.name!r} failed: {describe_failure(error)}") from error
         return checked_values(found, len(materials), f"reward {self.name!r}", materials)

@@ -16,13 +16,14 @@ from gfn.actions import Actions
 from gfn.containers import Trajectories
 from gfn.env import DiscreteEnv
 from gfn.estimators import ConditionalDiscretePolicyEstimator, DiscretePolicyEstimator
-from gfn.preprocessors import Preprocessor
+from gfn.preprocessors import IdentityPreprocessor, Preprocessor
 from gfn.samplers import Sampler
 from gfn.states import DiscreteStates, States
 from torch import Tensor, nn
 
 from agent.conditions import ConditionSpace
-from agent.policy import Policy, PolicyNetwork, Rollout
+from agent.policy import Policy, PolicyNetwork
+from agent.rollout import Rollout
 from envs import DesignSpace
 
 
@@ -111,23 +112,49 @@ class SpaceFeatures(Preprocessor):  # type: ignore[misc]
         return self.space.features(rows).reshape(*states.batch_shape, -1)
 
 
+class SpaceLogits(nn.Module):
+    """A network as torchgfn wants it: states, and encoded conditions if it knows any -> logits of all actions.
+
+    Actions of another kind than the next one's get a logit of 0; the masks leave them out.
+    """
+
+    def __init__(self, space: DesignSpace, network: PolicyNetwork) -> None:
+        super().__init__()
+        self.space, self.network = space, network
+
+    def forward(self, states: Tensor, conditions: Tensor | None = None) -> Tensor:
+        """Return the logits, float (*batch, n_actions), of states (*batch, state_size), conditions (*batch, C)."""
+        state = states.reshape(-1, self.space.state_size)
+        each = torch.arange(len(state))
+        judge = self.network.under(None if conditions is None else conditions.reshape(len(state), -1))
+        logits = torch.zeros(len(state), self.space.n_actions)
+        for number, rows in self.space.rows_by_kind(state):
+            kind = self.space.kinds[number]
+            if kind.size > 1:
+                features = self.space.features_of(number, state[rows])
+                logits[rows, kind.start : kind.start + kind.size] = judge(number, features, each[rows])
+        return logits.reshape(*states.shape[:-1], -1)
+
+
 class ConditionedPolicyEstimator(ConditionalDiscretePolicyEstimator):  # type: ignore[misc]
     """A conditioned network as a torchgfn forward-policy estimator: states and encoded conditions -> logits."""
 
     def __init__(self, space: DesignSpace, network: PolicyNetwork, debug: bool = False) -> None:
         nothing = nn.Identity()  # state, condition and joint module are one network here
-        super().__init__(network, nothing, nothing, space.n_actions, SpaceFeatures(space), debug=debug)
+        module, states = SpaceLogits(space, network), IdentityPreprocessor(space.state_size)
+        super().__init__(module, nothing, nothing, space.n_actions, states, debug=debug)
 
     def _forward_trunk(self, states: States, conditions: Tensor) -> Tensor:
-        logits: Tensor = self.module(self.preprocessor(states), self.module.modulation(conditions))
+        logits: Tensor = self.module(self.preprocessor(states), conditions)
         return logits
 
 
 def policy_estimator(space: DesignSpace, network: PolicyNetwork, debug: bool = False) -> Any:
     """Return the network as a torchgfn forward-policy estimator, a conditional one where it knows conditions."""
-    if network.condition is not None:
+    if network.is_conditioned:
         return ConditionedPolicyEstimator(space, network, debug)
-    return DiscretePolicyEstimator(network, space.n_actions, SpaceFeatures(space), debug=debug)
+    states = IdentityPreprocessor(space.state_size)
+    return DiscretePolicyEstimator(SpaceLogits(space, network), space.n_actions, states, debug=debug)
 
 
 class StaticBatchSampler(Sampler):  # type: ignore[misc]

@@ -30,9 +30,10 @@ from agent.balance_loss import make_gflownet
 from agent.conditions import Conditions, ConditionSpace
 from agent.optimizer_state import pack_optimizer, unpack_optimizer
 from agent.partition import LogPartition
-from agent.policy import Policy, Rollout, visit
+from agent.policy import Policy
 from agent.replay import Batch, Replay, draw, effective_share, log_mean_exp, log_mean_exp_rows
 from agent.reward import FunctionReward, Reward
+from agent.rollout import Rollout, visit
 from agent.sampler import DesignGFlowNetEnv, StaticBatchSampler, policy_estimator, to_trajectories
 from agent.training_options import TrainingOptions
 from envs import DesignSpace
@@ -153,7 +154,7 @@ class Trainer:
         explore = {"temperature": options.temperature, "epsilon": options.epsilon}
         on_policy = self._sampler.rollout(n_policy, conditions=codes[:n_policy], reference=self.base.network, **explore)
         with torch.no_grad():
-            sampled = self.base.sample(n_base, self.generator) if n_base else None
+            sampled = self.base.sample(n_base, self.generator, keep_states=False) if n_base else None
         self._raise_tempering()
         weighed = self._weigh() if len(self.replay) else None
         n_search = round(options.search_share * options.batch_size) if weighed else 0
@@ -355,8 +356,8 @@ class Trainer:
 
         self.network.load_state_dict(part("network."))
         self.average.load_state_dict(part("average."))
-        for name, value in part("gflownet.").items():
-            self._own_tensors()[name].copy_(value)
+        for name, value in self._own_tensors().items():
+            value.copy_(tensors[f"gflownet.{name}"])
         self.replay.load_state_dict(part("replay."))
         self.recent.load_state_dict(part("recent."))
         unpack_optimizer(self.optimizer, tensors)
@@ -367,10 +368,11 @@ class Trainer:
         self.segment = (values["segment"][0], values["segment"][1])
 
     def _own_tensors(self) -> dict[str, Tensor]:
-        """Parameters and buffers of the loss that are not the policy's."""
-        of_policy = {value.data_ptr() for value in self.network.state_dict().values()}
+        """Parameters and buffers of the loss that are neither the policy's nor the base measure's."""
+        others = [*self.network.state_dict().values(), *self.base.network.state_dict().values()]
+        known = {value.data_ptr() for value in others}
         own = self.gflownet.state_dict()
-        return {name: value for name, value in own.items() if value.data_ptr() not in of_policy}
+        return {name: value for name, value in own.items() if value.data_ptr() not in known}
 
 
 _DEEPEST_RATIO = 12.0

@@ -296,12 +296,12 @@ class CrystalSpace(DesignSpace):
         grown = torch.where(composition == self.composition.stop, -1, composition)
         units = torch.where(
             state[:, columns.units, None] > 0,
-            torch.searchsorted(torch.tensor(self.limits.units), state[:, columns.units, None]),
+            torch.searchsorted(torch.tensor(self.limits.units), state[:, columns.units, None].contiguous()),
             -1,
         )
         group = torch.where(
             state[:, columns.group, None] > 0,
-            torch.searchsorted(torch.tensor(self.limits.groups), state[:, columns.group, None]),
+            torch.searchsorted(torch.tensor(self.limits.groups), state[:, columns.group, None].contiguous()),
             -1,
         )
         first = position_tables().first[(state[:, columns.group, None] - 1).clamp_min(0)]
@@ -331,7 +331,7 @@ class CrystalSpace(DesignSpace):
         """Return for each crystal the rule by which it lies outside the space, or None when it lies inside.
 
         A rule reads "kind: detail", with the kinds of `CompositionSpace.explain` and disorder, symmetry, overlap, cell,
-        formula units, space group, lattice, volume, distance.
+        formula units, space group, positions, lattice, volume, distance.
         """
         return encode_crystals(self, materials)[1]
 
@@ -344,7 +344,8 @@ class CrystalSpace(DesignSpace):
         Raises:
             ValueError: A crystal lies outside the space; the message names it and the rule.
         """
-        actions, reasons = encode_crystals(self, materials := list(materials))
+        materials = materials if isinstance(materials, CrystalBatch) else list(materials)
+        actions, reasons = encode_crystals(self, materials)
         for material, reason in zip(materials, reasons, strict=True):
             if reason is not None:
                 name = repr(material) if isinstance(material, str) else material.composition.reduced_formula

@@ -32,6 +32,8 @@ def encode_crystals(space: CrystalSpace, materials: Iterable[str | Structure]) -
     rows = [row for row, reason in enumerate(reasons) if reason is None]
     formulas = list(crystals.compositions)
     compositions = space.composition.explain(formulas)
+    known = [number for number, reason in enumerate(compositions) if reason is None]
+    built = dict(zip(known, space.composition.encode([formulas[number] for number in known]).tolist(), strict=True))
     cells = _Cells(crystals)
     ratios: dict[int, float] = {}
     for number, row in enumerate(rows):
@@ -39,7 +41,7 @@ def encode_crystals(space: CrystalSpace, materials: Iterable[str | Structure]) -
         reason = _outside_cell(space, cells, number) or compositions[number]
         if reason is None:
             try:
-                sequence = _sequence(space, crystals, cells, number)
+                sequence = _sequence(space, built[number], cells, number)
                 actions[row, : len(sequence)] = torch.tensor(sequence)
                 ratios[row] = cells.ratios[number]
             except _OutsideError as error:
@@ -59,6 +61,9 @@ def _read(materials: Iterable[str | Structure]) -> tuple[CrystalBatch, list[str 
         return CrystalBatch.from_texts(texts), [None] * len(texts)
     if texts:
         raise ValueError("encode: texts and structures are mixed (expected one kind)")
+    for material in materials:
+        if not hasattr(material, "frac_coords"):
+            raise ValueError(f"encode: {material!r} is neither a structure nor a text")
     found = standardise(materials)
     return found.crystals, list(found.reasons)
 
@@ -104,10 +109,9 @@ def _outside_cell(space: CrystalSpace, cells: _Cells, row: int) -> str | None:
     return None
 
 
-def _sequence(space: CrystalSpace, crystals: CrystalBatch, cells: _Cells, row: int) -> list[int]:
-    """The actions of one crystal up to its volume."""
+def _sequence(space: CrystalSpace, composition: list[int], cells: _Cells, row: int) -> list[int]:
+    """The actions of one crystal up to its volume, from those of its composition."""
     limits, kinds, number, units = space.limits, space.kinds, cells.groups[row], cells.units[row]
-    composition = space.composition.encode([crystals.compositions[row]])[0].tolist()
     orbits = sorted(
         (formula_order(SYMBOLS[z - 1]), position, column)
         for column, (z, position) in enumerate(zip(cells.elements[row], cells.positions[row], strict=True))

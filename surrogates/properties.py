@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from envs.crystal_batch import CrystalBatch
 from envs.formula import CompositionBatch
 from surrogates.band_gap import BandGapModel
 from surrogates.base import Surrogate
@@ -120,7 +121,7 @@ class SurrogateProperty:
     output: int = 0
     """Which of the surrogate's m outputs."""
 
-    def distribution(self, materials: CompositionBatch) -> PropertyDistribution:
+    def distribution(self, materials: CompositionBatch | CrystalBatch) -> PropertyDistribution:
         """Return the distribution; normal, unless the surrogate has a `distribution` method of its own.
 
         Raises:
@@ -175,22 +176,28 @@ def evaluate_properties(
 
     Args:
         names: Names of `PROPERTIES` or keys of `surrogates`.
-        materials: Formulas or a `CompositionBatch`.
-        surrogates: Models that supply a property instead of the embedded one, or a property that is not embedded.
+        materials: Formulas, a `CompositionBatch`, or a `CrystalBatch`, whose energies then come from the model of
+            crystals and whose other properties from the compositions.
+        surrogates: Models that supply a property instead of the embedded one, or a property that is not embedded. Of
+            crystals they are given the compositions, unless they have a true attribute `reads_crystals`.
 
     Raises:
         ValueError: Unknown property, or a surrogate whose prediction is not usable.
     """
-    batch = CompositionBatch.from_formulas(materials)
+    crystals = materials if isinstance(materials, CrystalBatch) else None
+    batch = CompositionBatch.from_formulas(materials) if crystals is None else crystals.compositions
     own = surrogates or {}
     result: dict[str, PropertyDistribution] = {}
     for name in names:
         source = own.get(name)
-        if isinstance(source, SurrogateProperty):
-            result[name] = source.distribution(batch)
-        elif source is not None:
-            described = PROPERTIES.get(name) or Property(name, "1", name, type(source).__name__, name)
-            result[name] = SurrogateProperty(described, source).distribution(batch)
+        if source is not None:
+            if not isinstance(source, SurrogateProperty):
+                described = PROPERTIES.get(name) or Property(name, "1", name, type(source).__name__, name)
+                source = SurrogateProperty(described, source)
+            reads_crystals = crystals is not None and getattr(source.surrogate, "reads_crystals", False)
+            result[name] = source.distribution(crystals if crystals is not None and reads_crystals else batch)
+        elif crystals is not None and name in _OF_CRYSTALS:
+            result[name] = _OF_CRYSTALS[name](crystals)
         else:
             result[name] = _EMBEDDED[property_named(name, own).name](batch)
     return result
@@ -212,6 +219,18 @@ def _e_above_hull(materials: CompositionBatch) -> PropertyDistribution:
     return EnergyModel.default().e_above_hull(materials)
 
 
+def _formation_energy_of_crystals(materials: CrystalBatch) -> PropertyDistribution:
+    from surrogates.crystal_energy import CrystalEnergyModel
+
+    return CrystalEnergyModel.default().formation_energy(materials)
+
+
+def _e_above_hull_of_crystals(materials: CrystalBatch) -> PropertyDistribution:
+    from surrogates.crystal_energy import CrystalEnergyModel
+
+    return CrystalEnergyModel.default().e_above_hull(materials)
+
+
 _EMBEDDED: Mapping[str, Callable[[CompositionBatch], PropertyDistribution]] = MappingProxyType(
     {
         "band_gap": _band_gap,
@@ -223,3 +242,8 @@ _EMBEDDED: Mapping[str, Callable[[CompositionBatch], PropertyDistribution]] = Ma
         "plausibility": _exact(plausibility),
     }
 )
+
+_OF_CRYSTALS: Mapping[str, Callable[[CrystalBatch], PropertyDistribution]] = MappingProxyType(
+    {"formation_energy": _formation_energy_of_crystals, "e_above_hull": _e_above_hull_of_crystals}
+)
+"""Properties that depend on the structure."""

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from agent import DesignAgent, Policy, PolicyNetwork, Prior, TrainingOptions
 from agent.prior import PriorReport
-from envs import CompositionSpace
+from envs import CompositionSpace, DesignSpace
+from tests.envs.mixed_spaces import ColouredNumbers
 
 SMALL = {"elements": ["Na", "K", "O", "S", "Cl"], "max_elements": 3, "max_count": 3}
 """122 materials."""
@@ -22,39 +23,42 @@ LARGER = {"elements": ["Na", "K", "Mg", "O", "S", "Cl"], "max_elements": 3, "max
 INTERMETALLIC = {"elements": ["Ni", "Al", "Fe"], "max_elements": 3, "max_count": 2, "charge_neutral": False}
 TIED = {"elements": ["K", "Rb", "C", "Se", "O"], "max_elements": 3, "max_count": 3}
 SPACES: dict[str, dict[str, Any]] = {"small": SMALL, "intermetallic": INTERMETALLIC, "tied": TIED}
+SPACE_NAMES = (*SPACES, "coloured")
+"""Those with one kind of action, and one with several."""
 
 
 @lru_cache
-def space_named(name: str = "small") -> CompositionSpace:
-    return CompositionSpace(**{**SPACES, "larger": LARGER}[name])
+def space_named(name: str = "small") -> Any:
+    return ColouredNumbers() if name == "coloured" else CompositionSpace(**{**SPACES, "larger": LARGER}[name])
 
 
 @lru_cache
-def all_actions(space: CompositionSpace) -> Tensor:
+def all_actions(space: DesignSpace) -> Tensor:
     """The action sequences of all materials, long (M, T)."""
     return space.actions_of(space.enumerate())
 
 
 @lru_cache
-def all_formulas(space: CompositionSpace) -> list[str]:
+def all_formulas(space: DesignSpace) -> list[str]:
     return space.decode(space.enumerate())
 
 
-def random_network(space: CompositionSpace, seed: int = 0, width: int = 24, scale: float = 0.5) -> PolicyNetwork:
+def random_network(space: DesignSpace, seed: int = 0, width: int = 24, scale: float = 0.5) -> PolicyNetwork:
     """A network whose policy is far from uniform, or the uniform one when scale is 0."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = PolicyNetwork.for_space(space, width, depth=1)
-        torch.nn.init.normal_(network.output.weight, std=scale)
-        torch.nn.init.normal_(network.output.bias, std=scale)
+        for part in network.parts:
+            torch.nn.init.normal_(part.output.weight, std=scale)
+            torch.nn.init.normal_(part.output.bias, std=scale)
     return network.requires_grad_(False)
 
 
-def random_policy(space: CompositionSpace, seed: int = 0, scale: float = 0.5) -> Policy:
+def random_policy(space: DesignSpace, seed: int = 0, scale: float = 0.5) -> Policy:
     return Policy(space, random_network(space, seed, scale=scale))
 
 
-def random_prior(space: CompositionSpace, seed: int = 0, width: int = 24, scale: float = 0.5) -> Prior:
+def random_prior(space: DesignSpace, seed: int = 0, width: int = 24, scale: float = 0.5) -> Prior:
     return Prior(random_network(space, seed, width, scale), PriorReport(100, {"charge": 3}, 5.0, 6.0, 4))
 
 
@@ -93,12 +97,12 @@ def small_agent(name: str = "small", **changes: Any) -> DesignAgent:
 
 def log_distribution(policy: Policy) -> Tensor:
     """Log-probability of every material of a policy's space, float (M,)."""
-    return policy.log_prob_in_chunks(all_actions(policy.space))  # type: ignore[arg-type]
+    return policy.log_prob_in_chunks(all_actions(policy.space))
 
 
 def exact_log_target(agent: DesignAgent) -> tuple[Tensor, float]:
     """Normalised log-target of every material, computed without the agent's own arithmetic, and log Z."""
-    rewards = torch.tensor(crc_reward(all_formulas(agent.space)), dtype=torch.float64)  # type: ignore[arg-type]
+    rewards = torch.tensor(crc_reward(all_formulas(agent.space)), dtype=torch.float64)
     log_target = agent.beta * rewards.log()
     if agent.prior is not None:
         log_target = log_target + agent.prior_weight * log_distribution(agent.base).double()
@@ -110,7 +114,7 @@ def total_variation(log_p: Tensor, log_q: Tensor) -> float:
     return 0.5 * float((log_p.double().exp() - log_q.double().exp()).abs().sum())
 
 
-def frequencies(space: CompositionSpace, materials: Sequence[str]) -> Tensor:
+def frequencies(space: DesignSpace, materials: Sequence[str]) -> Tensor:
     """How often each material of the enumerated space occurs, double (M,)."""
     at = {formula: row for row, formula in enumerate(all_formulas(space))}
     counts = torch.zeros(len(at), dtype=torch.float64)

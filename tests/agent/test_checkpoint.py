@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,42 @@ def test_everything_that_defines_an_agent_is_restored(tmp_path: Path) -> None:
     assert DesignAgent.load(tmp_path / "agent.safetensors", space=space).space is space
 
 
+@pytest.mark.parametrize("loss", ["tb", "subtb", "rtb"])
+def test_training_in_a_space_with_several_kinds_of_action_goes_on_bit_for_bit(tmp_path: Path, loss: str) -> None:
+    space, path = space_named("coloured"), tmp_path / "agent.safetensors"
+    whole, part = (
+        DesignAgent(space, crc_reward, random_prior(space), 0.5, 2.0, seed=3, options=quick_options(loss=loss))
+        for _ in range(2)
+    )
+    for agent in (whole, part):
+        agent.train(6, progress=False)
+    part.save(path)
+    with pytest.raises(ValueError, match="belongs to a ColouredNumbers; pass that space as space="):
+        DesignAgent.load(path, reward=crc_reward)
+    loaded = DesignAgent.load(path, reward=crc_reward, space=space)
+    for agent in (whole, loaded):
+        agent.train(6, progress=False)
+    assert_equal_agents(whole, loaded)
+
+
+@pytest.mark.parametrize("loss", ["tb", "rtb"])
+def test_checkpoints_from_before_networks_had_parts_still_load(tmp_path: Path, loss: str) -> None:
+    path, agent = tmp_path / "agent.safetensors", make(loss)
+    agent.train(6, progress=False)
+    agent.save(path)
+    tensors, description = read_tensors(path, "agent")
+    (part,) = description["prior"].pop("parts")
+    del description["prior"]["kinds"]
+    description["prior"] |= part
+    older = {re.sub(r"^(network|average|prior)\.0\.", r"\1.", name): value for name, value in tensors.items()}
+    assert older.keys() != tensors.keys()
+    write_tensors(path, older, description)
+    loaded = DesignAgent.load(path, reward=crc_reward)
+    for one in (agent, loaded):
+        one.train(6, progress=False)
+    assert_equal_agents(agent, loaded)
+
+
 def test_loading_leaves_the_global_random_state_alone(tmp_path: Path) -> None:
     make().save(tmp_path / "agent.safetensors")
     before = torch.random.get_rng_state()
@@ -195,7 +232,7 @@ def test_a_description_without_a_part(path: Path, missing: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "missing", ["network.input.weight", "generator", "recent.actions", "replay.log_base", "replay.counts"]
+    "missing", ["network.0.input.weight", "generator", "recent.actions", "replay.log_base", "replay.counts"]
 )
 def test_tensors_that_are_missing(path: Path, missing: str) -> None:
     tensors, description = load_file(path), read_tensors(path, "agent")[1]

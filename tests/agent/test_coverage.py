@@ -63,7 +63,7 @@ def test_a_policy_collapsed_onto_a_part_covers_that_part() -> None:
     agent = small_agent(prior_weight=0.0, beta=1.0)
     log_target, _ = exact_log_target(agent)
     stop_at = {name: row for row, name in enumerate(agent.space.action_names)}
-    bias = agent.trainer.average.output.bias
+    bias = agent.trainer.average.parts[0].output.bias
     for name, row in stop_at.items():
         if name.startswith("K"):
             bias[row] -= 30  # no potassium: a part of the target that the policy never sees

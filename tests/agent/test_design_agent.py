@@ -29,6 +29,7 @@ from tests.agent.examples import (
     space_named,
     total_variation,
 )
+from tests.envs.mixed_spaces import every_coloured_number
 
 
 def trained(steps: int, **changes: Any) -> DesignAgent:
@@ -78,6 +79,26 @@ def test_training_without_a_prior_comes_close_to_the_reward() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("loss", "furthest"), [("tb", 0.04), ("subtb", 0.4)])
+def test_training_over_several_kinds_of_action_comes_close_to_the_reward(loss: str, furthest: float) -> None:
+    options = quick_options(loss=loss, batch_size=128, replay_capacity=10_000, learning_rate=3e-3, average_decay=0.98)
+    agent = DesignAgent(space_named("coloured"), crc_reward, beta=2.0, options=options)
+    start = distance(agent)
+    agent.train(200, progress=False)
+    assert start > 0.5
+    assert distance(agent) < furthest
+    coverage = agent.coverage(4096)
+    assert coverage.log_z_mixture == pytest.approx(exact_log_target(agent)[1], abs=0.05)
+    assert coverage.covered == pytest.approx(1.0, abs=0.08)
+
+
+def test_samples_name_materials_as_surrogates_read_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    agent = small_agent("coloured")
+    monkeypatch.setattr(type(agent.space), "decode", lambda *_: pytest.fail("decode may build structures"))
+    assert set(agent.sample(50)["material"]) <= set(every_coloured_number())
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", ["tb", "subtb", "lpv", "rtb"])
 def test_every_loss_trains(loss: str) -> None:
     steps = 250 if loss == "subtb" else 80  # which has its state flows to learn as well
@@ -110,7 +131,7 @@ def test_replay_weights_are_those_of_the_mixture_that_was_drawn_from() -> None:
     }
     agent = small_agent(beta=1.0, prior_weight=0.5, options=options)
     with torch.no_grad():  # policy and base measure apart
-        agent.trainer.network.output.bias += torch.linspace(-1, 1, agent.space.n_actions)
+        agent.trainer.network.parts[0].output.bias += torch.linspace(-1, 1, agent.space.n_actions)
     agent.train(20, progress=False)
     entries = agent.trainer.replay.contents()
     assert len(entries.actions) == 20 * 48
@@ -161,14 +182,14 @@ def test_every_loss_runs(loss: str, with_prior: bool) -> None:
 
 def test_the_policy_in_use_is_the_moving_average_of_the_weights() -> None:
     agent = small_agent(options={"average_decay": 0.3})
-    network, expected = agent.trainer.network, agent.trainer.network.output.bias.detach().clone()
+    network, expected = agent.trainer.network, agent.trainer.network.parts[0].output.bias.detach().clone()
     weights: list[torch.Tensor] = []
-    agent.train(4, progress=False, callback=lambda _: weights.append(network.output.bias.detach().clone()))
+    agent.train(4, progress=False, callback=lambda _: weights.append(network.parts[0].output.bias.detach().clone()))
     for step, bias in enumerate(weights):
         decay = min(0.3, (step + 1) / (step + 10))  # faster at the start
         expected = decay * expected + (1 - decay) * bias
-    assert agent.policy.network.output.bias == pytest.approx(expected, abs=1e-6)
-    assert (agent.policy.network.output.bias - weights[-1]).abs().max() > 1e-5
+    assert agent.policy.network.parts[0].output.bias == pytest.approx(expected, abs=1e-6)
+    assert (agent.policy.network.parts[0].output.bias - weights[-1]).abs().max() > 1e-5
 
 
 @pytest.mark.parametrize("loss", ["tb", "lpv", "rtb"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from functools import lru_cache
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from agent import Prior
-from agent.network_file import read_tensors
+from agent.network_file import read_tensors, write_tensors
 from envs import CompositionSpace
 from tests.agent.examples import (
     INTERMETALLIC,
@@ -25,6 +26,7 @@ from tests.agent.examples import (
     small_agent,
     space_named,
 )
+from tests.envs.mixed_spaces import TAGS, TaggedCompositions, every_coloured_number
 
 OUTSIDE = ["NaCl9", "Fe2O3", "NaKClO", "NaO2Cl7", "NaK", "FeO"]
 
@@ -122,10 +124,55 @@ def test_files_that_are_no_prior_are_refused_in_one_line(tmp_path: Path) -> None
         {name: t for name, t in tensors.items() if "output" not in name}, path, {"description": json.dumps(description)}
     )
     refuse("does not fit this version of MatSmith")
-    save_file(tensors, path, {"description": json.dumps(description | {"width": 7})})
+    save_file(
+        tensors, path, {"description": json.dumps(description | {"parts": [description["parts"][0] | {"width": 7}]})}
+    )
     refuse("does not fit this version of MatSmith")
     save_file(tensors, path, {"description": json.dumps({"kind": "prior"})})
     refuse("does not fit this version of MatSmith")
+
+
+def test_files_of_a_single_part_still_load(tmp_path: Path) -> None:
+    space, path = space_named("larger"), tmp_path / "prior.safetensors"
+    fitted().save(path)
+    expected = log_distribution(Prior.load(path).policy(space))
+    tensors, description = read_tensors(path, "prior")
+    (part,) = description.pop("parts")
+    del description["kinds"]
+    write_tensors(path, {name.removeprefix("0."): value for name, value in tensors.items()}, description | part)
+    assert torch.equal(log_distribution(Prior.load(path).policy(space)), expected)
+
+
+# Several kinds of action
+
+
+def test_a_prior_over_several_kinds_of_action(tmp_path: Path) -> None:
+    space, path = space_named("coloured"), tmp_path / "prior.safetensors"
+    shown = [text for text in every_coloured_number() if "33" not in text and not text.startswith("red")]
+    settings = {"width": 24, "depth": 1, "max_epochs": 4, "learning_rate": 5e-3, "temperature": 1.0, "progress": False}
+    prior = Prior.fit(space, [*shown, "red 9"], **settings)  # type: ignore[arg-type]
+    assert (prior.report.n_materials, prior.report.outside) == (len(shown), {"sum": 1})
+    probability = log_distribution(prior.policy(space)).double().exp()
+    assert float(probability.sum()) == pytest.approx(1.0, abs=1e-5)
+    red, with_33 = (torch.tensor([part in text for text in all_formulas(space)]) for part in ("red", "33"))
+    assert float(probability[red].sum()) < 0.1  # a third under the uniform policy
+    uniform = log_distribution(random_prior(space, scale=0.0).policy(space)).double().exp()
+    assert float(probability[with_33].sum()) < 0.5 * float(uniform[with_33].sum())
+    prior.save(path)
+    assert {name.split(".")[0] for name in read_tensors(path, "prior")[0]} == {"0", "1"}
+    loaded = Prior.load(path)
+    difference = log_distribution(loaded.policy(space)) - log_distribution(prior.policy(space))
+    assert difference.abs().max() < 0.05
+    assert loaded.network.kinds == space.kinds
+
+
+def test_temperature_flattens_every_part() -> None:
+    space = space_named("coloured")
+    settings = {"width": 24, "depth": 1, "max_epochs": 3, "dropout": 0.0, "progress": False}
+    sharp, flat = (Prior.fit(space, every_coloured_number(), temperature=t, **settings) for t in (1.0, 2.0))  # type: ignore[arg-type]
+    for one, other in zip(sharp.network.parts, flat.network.parts, strict=True):
+        assert torch.equal(other.output.weight * 2, one.output.weight)
+        assert torch.equal(other.output.bias * 2, one.output.bias)
 
 
 # The embedded prior
@@ -157,6 +204,16 @@ def test_every_sample_of_the_embedded_prior_is_inside_the_space() -> None:
     formulas = space.decode(state)
     assert space.explain(formulas) == [None] * 400
     assert len(set(formulas)) > 300
+
+
+def test_the_embedded_prior_decides_the_composition_part_of_a_larger_space() -> None:
+    space, alone = TaggedCompositions(**LARGER), space_named("larger")
+    log_prob = log_distribution(Prior.default().policy(alone))
+    for tag in TAGS:
+        actions = space.encode([f"{formula} {tag}" for formula in all_formulas(alone)])
+        assert Prior.default().log_prob(space, actions) == pytest.approx(log_prob - math.log(3), abs=1e-4)
+    sampled = Prior.default().policy(space).sample_many(200, torch.Generator().manual_seed(0)).state
+    assert space.explain(space.decode(sampled)) == [None] * 200
 
 
 def test_a_prior_is_frozen_and_leaves_the_global_random_state_alone() -> None:

@@ -21,7 +21,8 @@ from agent.balance_loss import HuberLoss
 from agent.condition_options import ConditionOptions
 from agent.conditions import ConditionSpace
 from agent.partition import LogPartition
-from agent.policy import Policy, Rollout, visit
+from agent.policy import Policy, PolicyNetwork
+from agent.rollout import Rollout, visit
 from agent.sampler import (
     DesignGFlowNetEnv,
     SpaceFeatures,
@@ -29,12 +30,12 @@ from agent.sampler import (
     policy_estimator,
     to_trajectories,
 )
-from envs import CompositionSpace
-from tests.agent.examples import SPACES, random_network, random_policy, space_named
+from envs import DesignSpace
+from tests.agent.examples import SPACE_NAMES, random_network, random_policy, space_named
 
 
-@pytest.fixture(params=SPACES)
-def space(request: pytest.FixtureRequest) -> CompositionSpace:
+@pytest.fixture(params=SPACE_NAMES)
+def space(request: pytest.FixtureRequest) -> DesignSpace:
     return space_named(request.param)
 
 
@@ -42,11 +43,11 @@ def rollout_in(policy: Policy, n: int = 40, seed: int = 0, **exploration: float)
     return policy.sample(n, torch.Generator().manual_seed(seed), **exploration)
 
 
-def debug_env(space: CompositionSpace) -> DesignGFlowNetEnv:
+def debug_env(space: DesignSpace) -> DesignGFlowNetEnv:
     return DesignGFlowNetEnv(space, debug=True)
 
 
-def test_torchgfn_samples_the_same_containers(space: CompositionSpace) -> None:
+def test_torchgfn_samples_the_same_containers(space: DesignSpace) -> None:
     policy, env = random_policy(space), debug_env(space)
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -68,14 +69,14 @@ def test_torchgfn_samples_the_same_containers(space: CompositionSpace) -> None:
     assert stock.log_probs.sum(0) == pytest.approx(policy.log_prob(actions), abs=1e-4)
 
 
-def test_terminating_states_are_the_finished_materials(space: CompositionSpace) -> None:
+def test_terminating_states_are_the_finished_materials(space: DesignSpace) -> None:
     rollout = rollout_in(random_policy(space))
     trajectories = to_trajectories(debug_env(space), rollout)
     assert space.decode(trajectories.terminating_states.tensor) == space.decode(rollout.state)
     assert trajectories.log_probs.sum(0) == pytest.approx(rollout.log_prob, abs=1e-5)
 
 
-def test_torchgfn_accepts_every_step_of_ours(space: CompositionSpace) -> None:
+def test_torchgfn_accepts_every_step_of_ours(space: DesignSpace) -> None:
     """With debug=True torchgfn checks each action against its masks."""
     env = debug_env(space)
     trajectories = to_trajectories(env, rollout_in(random_policy(space)))
@@ -86,7 +87,7 @@ def test_torchgfn_accepts_every_step_of_ours(space: CompositionSpace) -> None:
     assert states.is_sink_state.all()
 
 
-def test_backward_steps_undo_forward_steps(space: CompositionSpace) -> None:
+def test_backward_steps_undo_forward_steps(space: DesignSpace) -> None:
     env = debug_env(space)
     trajectories = to_trajectories(env, rollout_in(random_policy(space)))
     for step in range(int(trajectories.terminating_idx.max()) - 1):
@@ -100,7 +101,7 @@ def test_backward_steps_undo_forward_steps(space: CompositionSpace) -> None:
     assert not env.reset(batch_shape=3).backward_masks.any()
 
 
-def test_masks_are_those_of_the_space(space: CompositionSpace) -> None:
+def test_masks_are_those_of_the_space(space: DesignSpace) -> None:
     env = debug_env(space)
     states = env.states_from_tensor(torch.cat([space.initial(2), env.sf[None]]))
     assert torch.equal(states.forward_masks[:2], space.mask(space.initial(2)))
@@ -122,15 +123,15 @@ def test_the_sampler_is_the_policy_and_refuses_what_it_cannot_do() -> None:
 # Losses
 
 
-def loss_of(name: str, space: CompositionSpace, network: nn.Module, base: nn.Module, **options: Any) -> Any:
+def loss_of(name: str, space: DesignSpace, network: PolicyNetwork, base: PolicyNetwork, **options: Any) -> Any:
     estimator = policy_estimator(space, network, debug=True)
     if name == "tb":
         return TBGFlowNet(estimator, None, init_logZ=0.7, constant_pb=True, debug=True, **options)
     if name == "lpv":
         return LogPartitionVarianceGFlowNet(estimator, None, constant_pb=True, debug=True, **options)
     if name == "rtb":
-        base = policy_estimator(space, base)
-        return RelativeTrajectoryBalanceGFlowNet(estimator, base, init_logZ=0.7, debug=True, **options)
+        of_base = policy_estimator(space, base)
+        return RelativeTrajectoryBalanceGFlowNet(estimator, of_base, init_logZ=0.7, debug=True, **options)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         flow = ScalarEstimator(nn.Linear(space.n_features, 1), preprocessor=SpaceFeatures(space))
@@ -139,8 +140,11 @@ def loss_of(name: str, space: CompositionSpace, network: nn.Module, base: nn.Mod
 
 @pytest.mark.parametrize("name", ["tb", "subtb", "lpv", "rtb"])
 @pytest.mark.parametrize("epsilon", [0.0, 0.5])
-def test_cached_log_probabilities_give_the_loss_that_torchgfn_recomputes(name: str, epsilon: float) -> None:
-    space = space_named()
+@pytest.mark.parametrize("space_name", ["small", "coloured"])
+def test_cached_log_probabilities_give_the_loss_that_torchgfn_recomputes(
+    name: str, epsilon: float, space_name: str
+) -> None:
+    space = space_named(space_name)
     network, base = random_network(space, 0), random_network(space, 1)
     env = debug_env(space)
     trajectories = to_trajectories(env, rollout_in(Policy(space, network), epsilon=epsilon))
@@ -184,17 +188,19 @@ def huber(residual: Tensor, scale: float) -> Tensor:
 # Conditions
 
 
-def test_torchgfn_samples_and_judges_under_conditions() -> None:
+@pytest.mark.parametrize("space_name", ["small", "coloured"])
+def test_torchgfn_samples_and_judges_under_conditions(space_name: str) -> None:
     """Its own sampler draws conditions, and its recomputed loss is ours: no condition is dropped on the way."""
-    space = space_named()
+    space = space_named(space_name)
     objectives = [Objective("toxicity", high=0.5), Objective("plausibility", low=0.5)]
     conditions = ConditionSpace(objectives, 4.0, ConditionOptions(own_share=0.1))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = random_network(space).conditioned(conditions.feature_names)
         log_z = LogPartition(len(conditions.feature_names))
-        assert network.condition is not None
-        nn.init.normal_(network.condition[2].weight, std=0.2)
+        for part in network.parts:
+            assert part.condition is not None
+            nn.init.normal_(part.condition[2].weight, std=0.2)
         log_z.tempering = 1.0
         env = DesignGFlowNetEnv(space, conditions, debug=True)
         estimator = policy_estimator(space, network, debug=True)

@@ -1,4 +1,4 @@
-"""What the tests of crystals share: the independent truth (pymatgen, ASE, spglib's database, brute force) and spaces."""
+"""What the tests of crystals share: spaces, and the independent truth (pymatgen, ASE, spglib's database)."""
 
 from __future__ import annotations
 
@@ -185,6 +185,13 @@ def found_group(structure: Structure, tolerance: float = 0.01) -> int:
     return int(found.split("(")[1].rstrip(")"))
 
 
+def found_operations(structure: Structure, tolerance: float = 0.01) -> int:
+    """Number of the operations that spglib finds, for each lattice point of the given cell."""
+    cell = (structure.lattice.matrix, structure.frac_coords, structure.atomic_numbers)
+    with without_warnings_of_spglib():
+        return len(spglib.get_symmetry_dataset(cell, symprec=tolerance).rotations)
+
+
 def occupied_letters(structure: Structure, tolerance: float = 0.01) -> dict[str, str]:
     """Letters that each element occupies, one for each orbit, in the canonical choice of origin and axes."""
     cell = (structure.lattice.matrix, structure.frac_coords, structure.atomic_numbers)
@@ -202,6 +209,7 @@ def occupied_letters(structure: Structure, tolerance: float = 0.01) -> dict[str,
 # Known crystals
 
 
+@lru_cache
 def known_structures() -> dict[str, Structure]:
     """Textbook crystals, conventional cells; pymatgen's settings are those of origin choice 1."""
 

@@ -47,8 +47,8 @@ def test_there_is_one_ascending_list_of_values_for_each_entry() -> None:
         assert (values.diff() > 0).all()
     assert float(RATIOS[0]) > 0.2
     assert float(RATIOS[-1]) < 10
-    assert (60 < float(ANGLES[0])) & (float(ANGLES[-1]) < 120)
-    assert (60 < float(BETAS[0])) & (float(BETAS[-1]) < 150)
+    assert (float(ANGLES[0]) > 60) & (float(ANGLES[-1]) < 120)
+    assert (float(BETAS[0]) > 60) & (float(BETAS[-1]) < 150)
 
 
 @given(st.integers(0, 4), st.floats(0.05, 200))
