@@ -6,7 +6,7 @@ import pandas as pd
 import torch
 
 from agent.design_agent import DesignAgent
-from envs import CompositionBatch
+from envs import CompositionBatch, CompositionSpace
 from surrogates.datasets import read_known_formulas
 from surrogates.known import distance_to_training, is_known, nearest
 from surrogates.plausibility import best_oxidation_states
@@ -62,6 +62,8 @@ def predict_known(agent: DesignAgent, n: int, seed: int) -> pd.DataFrame:
     Returns:
         Columns formula, the properties with their spread, the utilities under the agent's own targets.
     """
+    if not isinstance(agent.space, CompositionSpace):
+        return pd.DataFrame({"formula": []})  # of known formulas no structure is embedded
     formulas = read_known_formulas()["formula"].to_list()
     order = torch.randperm(len(formulas), generator=torch.Generator().manual_seed(seed)).tolist()
     shuffled = [formulas[row] for row in order[: 10 * n]]

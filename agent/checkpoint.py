@@ -24,12 +24,10 @@ from agent.prior import Prior, PriorReport
 from agent.reward import FunctionReward, Reward, RewardFunction, as_reward
 from agent.trainer import StepReport
 from agent.training_options import TrainingOptions
-from envs import CompositionSpace, DesignSpace
+from envs import CompositionSpace, CrystalSpace, DesignSpace
 
 if TYPE_CHECKING:
     from agent.design_agent import DesignAgent
-
-_SPACES = {"CompositionSpace": CompositionSpace}
 
 
 def save_agent(agent: DesignAgent, path: str | Path) -> None:
@@ -81,11 +79,7 @@ def _restore_agent(
     stored = dict(description["space"])
     kind = stored.pop("class")
     if space is None:
-        if kind not in _SPACES:
-            raise ValueError(f"{path}: belongs to a {kind}; pass that space as space=")
-        if stored["icsd24_filter"] is not None:
-            stored["icsd24_filter"] = ICSD24FilterConfig(**stored["icsd24_filter"])
-        space = _SPACES[kind](**stored)
+        space = _restore_space(kind, stored, path)
     elif type(space).__name__ != kind or space.identity != stored:
         differing = [name for name, value in space.identity.items() if stored.get(name) != value]
         raise ValueError(f"{path}: a checkpoint of another design space (differs in {', '.join(differing) or kind})")
@@ -109,6 +103,18 @@ def _restore_agent(
     names = list(StepReport.__annotations__)
     agent.history = [dict(zip(names, row, strict=True)) for row in description["history"]]
     return agent
+
+
+def _restore_space(kind: str, stored: dict[str, Any], path: str | Path) -> DesignSpace:
+    if kind == "CrystalSpace":
+        composition = _restore_space("CompositionSpace", dict(stored.pop("composition")), path)
+        assert isinstance(composition, CompositionSpace)
+        return CrystalSpace(composition, **stored)
+    if kind != "CompositionSpace":
+        raise ValueError(f"{path}: belongs to a {kind}; pass that space as space=")
+    if stored["icsd24_filter"] is not None:
+        stored["icsd24_filter"] = ICSD24FilterConfig(**stored["icsd24_filter"])
+    return CompositionSpace(**stored)
 
 
 def _describe_reward(reward: Reward | FunctionReward) -> dict[str, Any] | None:

@@ -16,6 +16,7 @@ from agent.campaign_options import CampaignOptions
 from agent.condition_options import ConditionOptions
 from agent.config import (
     ConstraintConfig,
+    CrystalConfig,
     DesignConfig,
     ICSD24FilterOptions,
     ObjectiveConfig,
@@ -32,6 +33,7 @@ _NESTED: dict[str, type] = {
     "conditions": ConditionOptions,
     "campaign": CampaignOptions,
     "space": SpaceConfig,
+    "crystal": CrystalConfig,
     "icsd24_filter": ICSD24FilterOptions,
     "training": TrainingOptions,
 }

@@ -88,6 +88,31 @@ class SpaceConfig:
 
 
 @dataclass(frozen=True)
+class CrystalConfig:
+    """Which crystals may be built, and what is done with the best."""
+
+    max_atoms: int = 20
+    """Most atoms in the primitive cell, up to 24."""
+    formula_units: list[int] | None = None
+    """Numbers of formula units in the primitive cell that may be chosen; all that fit when left out."""
+    space_groups: list[int | str] | None = None
+    """Numbers or symbols of the space groups that may be chosen; all 230 when left out."""
+    crystal_systems: list[str] | None = None
+    """Crystal systems that may be chosen, triclinic, monoclinic, orthorhombic, tetragonal, trigonal, hexagonal, cubic;
+    all when left out."""
+    min_distance: float = 0.75
+    """Least distance of two atoms in units of the sum of their radii."""
+    screen: int = 300
+    """Candidates whose energy is computed with CHGNet as they were built, to choose which are relaxed."""
+    relax: int = 30
+    """Candidates that are relaxed with CHGNet; 0 for none."""
+    elastic: int = 0
+    """Relaxed candidates nearest to the hull whose elastic tensor is computed."""
+    phonon: int = 0
+    """Relaxed candidates nearest to the hull whose vibrations are computed."""
+
+
+@dataclass(frozen=True)
 class ObjectiveConfig:
     """A property and what is wanted of it."""
 
@@ -145,6 +170,8 @@ class DesignConfig:
     energies), or materials-project (key in MP_API_KEY); when left out, the embedded table of CHGNet energies."""
     space: SpaceConfig = field(default_factory=SpaceConfig)
     """What may be built."""
+    crystal: CrystalConfig | None = None
+    """Build complete crystals of these compositions; {} for the defaults. Compositions alone when left out."""
     prior: str = "default"
     """Base measure: default, none, a prior file, or a table of known formulas (CSV or Parquet) to fit one to."""
     prior_weight: float = 1.0

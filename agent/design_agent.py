@@ -35,7 +35,7 @@ from agent.reward import FunctionReward, Reward, RewardFunction, RewardValues, a
 from agent.rollout import Rollout
 from agent.trainer import StepReport, Trainer
 from agent.training_options import TrainingOptions
-from envs import DesignSpace
+from envs import CrystalBatch, DesignSpace
 
 
 class DesignAgent:
@@ -184,8 +184,9 @@ class DesignAgent:
             seed: Of this call; None: continue the agent's own sequence.
 
         Returns:
-            Columns material, log_prob, log_prior, log_reward (at beta 1), one or two (value, spread) a property and
-            the utilities. `.attrs` has `effective_sample_size`, `n_drawn` and `condition`.
+            Columns material (a formula, or the text of a crystal, with formula and space_group beside it), log_prob,
+            log_prior, log_reward (at beta 1), one or two (value, spread) a property and the utilities. `.attrs` has
+            `effective_sample_size`, `n_drawn` and `condition`.
         """
         if n < 1:
             raise ValueError(f"n: {n} is not a positive number of samples")
@@ -206,10 +207,14 @@ class DesignAgent:
         if corrected:
             weights = log_weights.double().softmax(0)
             rows = torch.multinomial(weights, n, replacement=True, generator=generator)
-        materials = list(self.space.materials(rollout.state[rows]))
+        materials = self.space.materials(rollout.state[rows])
+        described = {}
+        if isinstance(materials, CrystalBatch):
+            described = {"formula": list(materials.compositions), "space_group": materials.space_group.tolist()}
         frame = pd.DataFrame(
             {
-                "material": materials,
+                "material": list(materials),
+                **described,
                 "log_prob": rollout.log_prob[rows].numpy(),
                 "log_prior": log_base[rows].numpy(),
                 "log_reward": values.log_reward[rows].numpy(),

@@ -13,7 +13,8 @@ from agent.plug_in import load_plug_in
 from agent.prior import Prior
 from agent.reference_option import make_energy_model
 from agent.reward import FunctionReward, Reward
-from envs import CompositionSpace
+from envs import CompositionSpace, CrystalSpace, DesignSpace
+from envs.crystal_standard import standardise
 from surrogates import load_dataset
 from surrogates.base import Surrogate
 from surrogates.energy import ENERGY_PROPERTIES, EnergyModel
@@ -41,7 +42,7 @@ def energy_model_of(config: DesignConfig, say: Callable[[str], None], stored: Pa
 
 def make_agent(config: DesignConfig, progress: bool, energies: EnergyModel | None = None) -> DesignAgent:
     """Build space, reward and prior of a configuration, check them, and put the agent together."""
-    space = make_space(config.space)
+    space = make_design_space(config)
     reward = make_reward(config, energies)
     prior = make_prior(config, space, progress)
     return DesignAgent(
@@ -57,6 +58,26 @@ def make_space(config: SpaceConfig) -> CompositionSpace:
     if config.icsd24_filter is not None:
         values["icsd24_filter"] = ICSD24FilterConfig(**vars(config.icsd24_filter))
     return CompositionSpace(**values)
+
+
+def make_design_space(config: DesignConfig) -> CompositionSpace | CrystalSpace:
+    """Build the space of the compositions, or of the crystals where they are asked for.
+
+    Raises:
+        ValueError: A limit is wrong, or something is asked for that crystals do not have.
+    """
+    composition = make_space(config.space)
+    if config.crystal is None:
+        return composition
+    if config.rounds:
+        raise ValueError("rounds: campaigns label compositions (expected rounds: 0 with crystal)")
+    if config.reference is not None:
+        raise ValueError("reference: energies of crystals refer to the embedded hull (leave it out with crystal)")
+    names = ("max_atoms", "formula_units", "space_groups", "crystal_systems", "min_distance")
+    try:
+        return CrystalSpace(composition, **{name: getattr(config.crystal, name) for name in names})
+    except ValueError as error:
+        raise ValueError(f"crystal: {error}") from None
 
 
 def make_reward(config: DesignConfig, energies: EnergyModel | None = None) -> Reward | FunctionReward:
@@ -109,17 +130,33 @@ def _make_objective(config: ObjectiveConfig | ConstraintConfig, energies: Energy
     return Objective(**values)
 
 
-def make_prior(config: DesignConfig, space: CompositionSpace, progress: bool) -> Prior | None:
+def make_prior(config: DesignConfig, space: DesignSpace, progress: bool) -> Prior | None:
     """Return the prior that a configuration names: default, none, a file, or one fitted to a table."""
     if config.prior == "none":
         return None
     if config.prior == "default":
-        return Prior.default()
+        return Prior.default() if config.crystal is None else Prior.default_crystals()
     path = Path(config.prior)
     if path.suffix == ".safetensors":
         return Prior.load(path)
+    if config.crystal is not None:
+        return _crystal_prior(path, space, config.seed, progress)
     if path.suffix in (".csv", ".parquet") or path.exists():
         return Prior.fit(space, load_dataset(path, value_columns=[]).materials, seed=config.seed, progress=progress)
     raise ValueError(
         f"prior: {config.prior!r} is not default, none, a prior file (.safetensors) or a table (.csv, .parquet)"
     )
+
+
+def _crystal_prior(path: Path, space: DesignSpace, seed: int, progress: bool) -> Prior:
+    """Fit the part of a prior that decides structures to structure files of the user's."""
+    from surrogates.structure_files import read_structures
+
+    if not path.exists():
+        raise ValueError(f"prior: {path} is not default, none, a prior file (.safetensors), a CIF or a folder of CIFs")
+    structures = [entry.structure for entry in read_structures([path]) if entry.structure is not None]
+    if not structures:
+        raise ValueError(f"prior: no structure could be read from {path}")
+    found = standardise(structures)
+    texts = list(found.crystals)
+    return Prior.fit(space, texts, seed=seed, kept=Prior.default(), temperature=1.0, progress=progress)

@@ -20,15 +20,17 @@ from agent.checks import check_settings
 from agent.conditions import default_options
 from agent.config import DesignConfig
 from agent.coverage import Coverage
+from agent.crystal_candidates import check_crystal_options, collect_crystals
 from agent.data_support import DataSupport, examine
 from agent.design_agent import DesignAgent
-from agent.design_parts import energy_model_of, make_agent, make_reward, make_space, plug_ins
+from agent.design_parts import energy_model_of, make_agent, make_design_space, make_reward, plug_ins
 from agent.front import pareto_front
 from agent.objective import Objective
 from agent.plug_in import check_no_secret
 from agent.reward import Reward
 from agent.run_folder import RunFolder, describe_environment
 from agent.store_file import held
+from agent.structure_output import write_structures
 from agent.training_run import train_to
 
 _MOST_SAMPLES = 1_000_000
@@ -131,7 +133,9 @@ def _run_campaign(
         support = _examine(result.agent, config)
         assert support is not None  # a campaign has objectives
         folder.write_json("support.json", asdict(support))
-        coverage, candidates = _collect(result.agent, config, folder, started, result.labels, result.wanted.labelled)
+        coverage, candidates = _collect(
+            result.agent, config, folder, started, progress, result.labels, result.wanted.labelled
+        )
     except CampaignInterrupted as stop:
         raise Interrupted(str(stop)) from None
     except KeyboardInterrupt:
@@ -145,7 +149,7 @@ def _load(config: DesignConfig, folder: RunFolder) -> DesignAgent:
     energies = energy_model_of(config, lambda _: None, folder.path / ENERGY_WEIGHTS)
     if config.rounds:
         return load_campaign(config, folder, energies)[0]
-    agent = DesignAgent.load(folder.checkpoint, space=make_space(config.space), reward=make_reward(config, energies))
+    agent = DesignAgent.load(folder.checkpoint, space=make_design_space(config), reward=make_reward(config, energies))
     weight = config.prior_weight if agent.prior is not None else 0.0
     wanted = {"beta": config.beta, "prior_weight": weight, "seed": config.seed}
     held = {"beta": agent.beta, "prior_weight": agent.prior_weight, "seed": agent.seed}
@@ -168,7 +172,7 @@ def _train_and_collect(
     started = time.monotonic()
     try:
         train_to(agent, config.steps, folder, progress)
-        coverage, candidates = _collect(agent, config, folder, started)
+        coverage, candidates = _collect(agent, config, folder, started, progress)
     except KeyboardInterrupt:
         at = f"step {agent.trainer.step} of {config.steps}"
         raise Interrupted(f"interrupted {'at' if agent.trainer.step < config.steps else 'after'} {at}") from None
@@ -180,13 +184,19 @@ def _collect(
     config: DesignConfig,
     folder: RunFolder,
     started: float,
+    progress: bool,
     labels: pd.DataFrame | None = None,
     labelled: tuple[str, ...] = (),
 ) -> tuple[Coverage, pd.DataFrame]:
     """Judge the policy and write candidates and report."""
     coverage = agent.coverage(seed=config.seed)
     folder.write_json("coverage.json", asdict(coverage))
-    candidates = collect_candidates(agent, config.candidates, config.samples, config.seed)
+    if config.crystal is None:
+        candidates = collect_candidates(agent, config.candidates, config.samples, config.seed)
+    else:
+        found = collect_crystals(agent, config.candidates, config.samples, config.seed, config.crystal, progress)
+        candidates = found.table
+        write_structures(found.frames, folder.path / "cifs", folder.path / "candidates.extxyz")
     if labels is not None:
         candidates = add_labels(candidates, labels, labelled)
     folder.write_text("candidates.csv", candidates.to_csv(index=False, float_format="%.6g"))
@@ -221,6 +231,8 @@ def _check(config: DesignConfig) -> None:
     if config.workers is not None and not 1 <= config.workers <= 1024:
         raise ValueError(f"workers: {config.workers} is not in 1..1024")
     config.campaign.check()
+    if config.crystal is not None:
+        check_crystal_options(config.crystal)
     for what, plug_in in plug_ins(config):
         check_no_secret(plug_in, what)
     if not 1 <= config.threads <= 1024:

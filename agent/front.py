@@ -81,13 +81,14 @@ def pareto_front(samples: pd.DataFrame, objectives: Sequence[Objective]) -> Fron
     utilities = utilities_of(distinct, names)
     kept = is_non_dominated(utilities)
     front = distinct[kept.numpy()].sort_values(f"utility_{names[0]}", ascending=False, kind="stable")
-    batch = CompositionBatch.from_formulas(distinct["material"].tolist())
+    formula = "formula" if "formula" in distinct else "material"  # of a crystal, of a composition
+    batch = CompositionBatch.from_formulas(distinct[formula].tolist())
     directions = simplex_lattice(len(names), _DIRECTIONS)
     measures = FrontMeasures(
         len(samples),
         len(distinct),
         len(front),
-        len({chemical_system(formula) for formula in front["material"]}),
+        len(set(map(chemical_system, front[formula]))),
         hypervolume(utilities[kept]),
         r2(utilities, directions),
         preference_entropy(utilities, directions),

@@ -73,6 +73,7 @@ class Prior:
         learning_rate: float = 2e-3,
         dropout: float = 0.1,
         temperature: float = 1.5,
+        kept: Prior | None = None,
         progress: bool = True,
     ) -> Prior:
         """Fit by maximum likelihood, stopping early on a twentieth held out.
@@ -90,6 +91,7 @@ class Prior:
             dropout: Share of hidden units left out while fitting.
             temperature: The fitted logits are divided by it. At 1 a third of the samples are known formulas recited;
                 at 1.5 a sixth, for a tenth of a nat of held-out likelihood.
+            kept: A prior whose parts stay as they are: one over compositions, while that of structures is fitted.
             progress: Whether to show a progress bar.
 
         Raises:
@@ -110,12 +112,13 @@ class Prior:
 
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)  # weights and dropout
-            network = PolicyNetwork.for_space(space, width, depth)
-            average = PolicyNetwork.for_space(space, width, depth)
+            network, average = (_with_parts_of(kept, space, width, depth) for _ in range(2))
             average.load_state_dict(network.state_dict())
-            for part in network.parts:
+            fitted = [part for part in network.parts if part.output.weight.requires_grad]
+            for part in fitted:
                 part.dropout.p = dropout
-            optimizer = torch.optim.AdamW(network.parameters(), lr=learning_rate, weight_decay=1e-2)
+            parameters = [parameter for part in fitted for parameter in part.parameters()]
+            optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=1e-2)
             best, best_nats, best_epoch, step = average.state_dict(), math.inf, 0, 0
             steps_a_pass = math.ceil(len(training) / batch_size)
             passes = math.ceil(_LEAST_STEPS / steps_a_pass)
@@ -144,8 +147,9 @@ class Prior:
         average.load_state_dict(best)
         with torch.no_grad():
             for part in average.parts:
-                part.output.weight.div_(temperature)
-                part.output.bias.div_(temperature)
+                if part.output.weight.requires_grad:
+                    part.output.weight.div_(temperature)
+                    part.output.bias.div_(temperature)
         held_out_nats = -float(Policy(space, average).log_prob_in_chunks(held_out).mean())
         return cls(average, PriorReport(len(known), outside, held_out_nats, uniform_nats, best_epoch))
 
@@ -154,6 +158,15 @@ class Prior:
     def default(cls) -> Prior:
         """Return the embedded prior over known compositions; made by `experiments/data/fit_prior.py`."""
         return cls.load(Path(str(resources.files("agent.data") / "prior.safetensors")))
+
+    @classmethod
+    @cache
+    def default_crystals(cls) -> Prior:
+        """Return the embedded prior over crystals: `default` for the composition, and structures of low energy.
+
+        Made by `experiments/data/fit_crystal_prior.py`.
+        """
+        return cls.load(Path(str(resources.files("agent.data") / "crystal_prior.safetensors")))
 
     def policy(self, space: DesignSpace) -> Policy:
         """Return the frozen prior policy in a space."""
@@ -187,6 +200,19 @@ class Prior:
         except (KeyError, RuntimeError, TypeError) as error:
             reason = shorten(str(error), 160)
             raise ValueError(f"{path}: does not fit this version of MatSmith ({reason})") from None
+
+
+def _with_parts_of(kept: Prior | None, space: DesignSpace, width: int, depth: int) -> PolicyNetwork:
+    """A fresh network of a space, with the parts that another prior knows in place and frozen."""
+    network = PolicyNetwork.for_space(space, width, depth)
+    if kept is None:
+        return network
+    known = kept.network.transfer(space).parts
+    parts = [
+        old.requires_grad_(False) if bool(old.output.weight.any()) else new
+        for old, new in zip(known, network.parts, strict=True)
+    ]
+    return PolicyNetwork(parts, network.kinds)
 
 
 def _sort_out(space: DesignSpace, materials: list[str]) -> tuple[Tensor, dict[str, int]]:

@@ -2,6 +2,7 @@
 
     config.yaml  environment.json  support.json  metrics.jsonl  coverage.json  candidates.csv  report.html
     front.csv  front.json  known.csv (with several objectives)  checkpoints/agent.safetensors  tb/
+    candidates.extxyz  cifs/ (where crystals are built)
     campaign.db  campaign.json  labels.csv  labels_cheaper.csv  labels_ase.db  labels.extxyz  cifs/ (with rounds)
 
 Every file appears whole or not at all, except metrics.jsonl and tb/, which grow line by line.
@@ -32,7 +33,7 @@ _MARK = "environment.json"
 _OTHERS = (
     "energy.safetensors", "support.json", "coverage.json", "front.csv", "front.json", "known.csv", "report.html", "tb",
     "campaign.db", "campaign.db-wal", "campaign.db-shm", "campaign.json",
-    "labels.csv", "labels_cheaper.csv", "labels_ase.db", "labels.extxyz", "cifs",
+    "labels.csv", "labels_cheaper.csv", "labels_ase.db", "labels.extxyz", "cifs", "candidates.extxyz",
 )  # fmt: skip
 _OURS = ("config.yaml", "environment.json", "metrics.jsonl", "candidates.csv", "checkpoints")
 

@@ -18,8 +18,8 @@ from typing import Any
 import pandas as pd
 
 from agent.config import ValidateConfig
+from agent.structure_output import Frame, replace_text, write_structures
 from surrogates.funnel_records import RUNGS
-from surrogates.potential import plain_atoms
 from surrogates.relaxation import RelaxationOptions
 from surrogates.structure_files import StructureEntry, read_structures, structure_files
 from surrogates.structure_funnel import FunnelOptions, FunnelResult, StructureFunnel
@@ -168,45 +168,12 @@ def _check_output(config: ValidateConfig) -> None:
 
 def _write(folder: Path, result: FunnelResult) -> tuple[Path, ...]:
     """Write table and structures, each whole or not at all, in place of what the folder held."""
-    from pymatgen.io.cif import CifWriter
-
-    cifs = folder / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
-    for old in [*cifs.glob("*.cif"), folder / EXTENDED_XYZ]:
-        old.unlink(missing_ok=True)
-    written = [folder / TABLE]
-    relaxed = [
-        (str(row["name"]), structure, row)
+    frames = [
+        Frame(str(row["name"]), structure, row.to_dict())
         for (_, row), structure in zip(result.table.iterrows(), result.structures, strict=True)
         if structure is not None
     ]
-    if relaxed:
-        cifs.mkdir(exist_ok=True)
-        for name, structure, _ in relaxed:
-            _replace(cifs / f"{name}.cif", str(CifWriter(structure)))
-        _replace(folder / EXTENDED_XYZ, "".join(_frame(*entry) for entry in relaxed))
-        written += [folder / EXTENDED_XYZ, cifs]
-    _replace(folder / TABLE, result.table.to_csv(index=False, float_format="%.6g"))
-    return tuple(written)
-
-
-def _frame(name: str, structure: Any, row: Any) -> str:
-    from io import StringIO
-
-    from ase.io import write
-
-    atoms = plain_atoms(structure)
-    keys = ("formula", "rung", "energy_eV_per_atom", "formation_energy_eV_per_atom", "e_above_hull_eV_per_atom")
-    atoms.info = {"name": name} | {key: row[key] for key in keys if pd.notna(row[key])}
-    text = StringIO()
-    write(text, atoms, format="extxyz")
-    return text.getvalue()
-
-
-def _replace(path: Path, text: str) -> None:
-    temporary = path.with_name(f"{path.name}.part-{os.getpid()}")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    written = write_structures(frames, folder / FOLDER, folder / EXTENDED_XYZ)
+    replace_text(folder / TABLE, result.table.to_csv(index=False, float_format="%.6g"))
+    return (folder / TABLE, *written)

@@ -6,14 +6,14 @@
     python experiments/benchmarks/crystals.py --parts '[open]' --results runs/crystals.jsonl
 
 raw    1,000 samples of the uniform policy, of the prior and of a trained policy: what is true of every one of them.
-known  the composition of a stable compound is given. From samples of the prior the ten of lowest CHGNet energy, not more
-       than two of one space group with the same positions, are relaxed; beside it the first ten distinct samples, and
-       ten random symmetric crystals by pyxtal. Counted: lowest energy within 0.1 and 0.03 eV/atom of the relaxed known
-       structure, and single relaxations within 0.1.
-open   compositions from the trained policy, one crystal each: its own, a random symmetric one, the composition's species
-       in a known prototype drawn at random, and the policy's structure for a uniformly drawn valid composition. Counted:
-       share within 0.1 and 0.05 eV/atom of the hull after relaxation (CHGNet, not DFT; within the prototype library),
-       failures counted as unstable.
+known  the composition of a stable compound is given. From samples of the prior the ten of lowest CHGNet energy, not
+       more than two of one space group with the same positions, are relaxed; beside it the first ten distinct
+       samples, and ten random symmetric crystals by pyxtal. Counted: lowest energy within 0.1 and 0.03 eV/atom of the
+       relaxed known structure, and single relaxations within 0.1.
+open   compositions from the trained policy, one crystal each: its own, a random symmetric one, the composition's
+       species in a known prototype drawn at random, and the prior's structure for a uniformly drawn valid composition.
+       Counted: share within 0.1 and 0.05 eV/atom of the hull after relaxation (CHGNet, not DFT; within the prototype
+       library), failures counted as unstable.
 
 Results are kept line by line; what is there is not computed again. A failed relaxation counts as a miss everywhere.
 """
@@ -209,8 +209,8 @@ def find_known(prior: Prior, options: Options) -> None:
     for contestant, part in frame.groupby("contestant"):
         for name, rows in (("all", part), ("formula not in the reference table", part[~part["in_reference"]])):
             print(
-                f"{contestant}, {name}: {(rows.lowest <= 0.1).sum()} within 0.1 and {(rows.lowest <= 0.03).sum()} within "
-                f"0.03 eV/atom of {len(rows)}; single {rows.single.mean():.1%}; {rows.seconds.mean():.0f} s a compound"
+                f"{contestant}, {name}: {(rows.lowest <= 0.1).sum()} within 0.1 and {(rows.lowest <= 0.03).sum()} "
+                f"within 0.03 eV/atom of {len(rows)}; single {rows.single.mean():.1%}; {rows.seconds.mean():.0f} s a compound"
             )
 
 

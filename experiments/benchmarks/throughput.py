@@ -74,7 +74,7 @@ def pure_torch_step(
     rows = torch.arange(n)
     for step in range(space.max_steps):
         here = state[:1] if step == 0 else state[rows]
-        log_policy = network(space.features(here)).masked_fill(~space.mask(here), -torch.inf).log_softmax(1)
+        log_policy = network.logits(0, space.features(here)).masked_fill(~space.mask(here), -torch.inf).log_softmax(1)
         with torch.no_grad():
             cumulative = log_policy.exp().cumsum(1).expand(len(rows), -1).contiguous()
             draw = torch.rand(len(rows), 1) * cumulative[:, -1:]

@@ -74,9 +74,7 @@ def _low_energy_entries(space: CrystalSpace) -> pd.DataFrame:
     reasons = space.composition.explain(formulas)
     inside = [formula for formula, reason in zip(formulas, reasons, strict=True) if reason is None]
     best = table.groupby("formula")["formation"].min().loc[inside]
-    above = ReferenceHull.default().e_above_hull(
-        CompositionBatch.from_formulas(inside), torch.tensor(best.to_numpy())
-    )
+    above = ReferenceHull.default().e_above_hull(CompositionBatch.from_formulas(inside), torch.tensor(best.to_numpy()))
     near = {formula for formula, value in zip(inside, above.tolist(), strict=True) if value <= ABOVE_HULL}
     return table[table["formula"].isin(near) & (table["formation"] <= lowest + MARGIN)].reset_index(drop=True)
 

@@ -6,8 +6,8 @@
   of `surrogates/data/reference_structures.jsonl.gz` (CHGNet, not DFT); elements that are in none of them get the median
   of volume over covalent radius cubed times their own radius cubed.
 - `covalent_radius_A`: Cordero et al., Dalton Trans. 2008, 2832, as in `surrogates/data/element_properties.csv`.
-- `anion_radius_A`: six-coordinate radius of the closed-shell anion, Shannon, Acta Cryst. A32, 751 (1976), four-coordinate
-  for N3-; H-: Gibb, Prog. Inorg. Chem. 3, 315 (1962). Empty where an element is no such anion.
+- `anion_radius_A`: six-coordinate radius of the closed-shell anion, Shannon, Acta Cryst. A32, 751 (1976),
+  four-coordinate for N3-; H-: Gibb, Prog. Inorg. Chem. 3, 315 (1962). Empty where an element is no such anion.
 """
 
 from __future__ import annotations
