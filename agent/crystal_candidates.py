@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
-import numpy as np
 import pandas as pd
 import torch
 
@@ -82,29 +81,20 @@ def collect_crystals(
     samples = agent.sample(n_samples, seed=seed)
     distinct = samples.drop_duplicates("material").sort_values("log_reward", ascending=False, kind="stable").head(n)
     table = distinct.rename(columns={"material": "crystal"}).reset_index(drop=True)
-    table.insert(0, "rank", range(1, len(table) + 1))
-    table.insert(2, "reward", table.pop("log_reward").map(lambda value: float(torch.tensor(value).exp())))
-    batch = CrystalBatch.from_texts(table["crystal"])
-    front = ["rank", "formula", "space_group"]
-    table["space_group"] = [f"{space_group(number).symbol} ({number})" for number in batch.space_group.tolist()]
-    table["n_atoms"] = batch.n_atoms.tolist()
-    table = table[[*front, *(name for name in table if name not in front)]]
-    table = pd.concat([table, gather_evidence(table["formula"].tolist())], axis=1)
-    structures = batch.structures()
+    screened = min(max(options.screen, options.relax), len(table)) if options.relax else 0
+    if screened:
+        potential = potential or CHGNetPotential()
+        energies = _built_energies(table["crystal"].tolist()[:screened], potential, progress)
+        table["built_energy_eV_per_atom"] = pd.Series(energies, dtype=float).reindex(table.index)
+        # the reward of a crystal does not tell its coordinates apart
+        table = table.sort_values(["log_reward", "built_energy_eV_per_atom"], ascending=[False, True], kind="stable")
+    table = _described(table.reset_index(drop=True))
+    structures = CrystalBatch.from_texts(table["crystal"]).structures()
     names = [f"{rank:04d}_{formula}" for rank, formula in zip(table["rank"], table["formula"], strict=True)]
     frames = [Frame(name, s, {"formula": f}) for name, s, f in zip(names, structures, table["formula"], strict=True)]
-    if not options.relax:
+    if not screened:
         return CrystalCandidates(table, frames)
-    potential = potential or CHGNetPotential()
-    screened = min(max(options.screen, options.relax), len(structures))
-    energies = np.full(len(structures), np.nan)
-    with progress_bar(progress, screened, "energies as built", "crystal") as advance:
-        for start in range(0, screened, _BATCH):
-            part = structures[start : min(start + _BATCH, screened)]
-            energies[start : start + len(part)] = potential.energies(part)
-            advance(len(part))
-    table["built_energy_eV_per_atom"] = energies
-    rows = choose(table[:screened], options.relax)
+    rows = choose(table[table["built_energy_eV_per_atom"].notna()], options.relax)
     funnel = StructureFunnel(
         potential=potential,
         options=FunnelOptions(
@@ -126,6 +116,30 @@ def collect_crystals(
         values = validated.loc[row].to_dict()
         frames[row] = Frame(names[row], structures[row] if relaxed is None else relaxed, values)
     return CrystalCandidates(table, frames)
+
+
+def _built_energies(crystals: list[str], potential: Potential, progress: bool) -> list[float]:
+    """Energies of crystals as they were built, eV/atom."""
+    structures = CrystalBatch.from_texts(crystals).structures()
+    energies: list[float] = []
+    with progress_bar(progress, len(structures), "energies as built", "crystal") as advance:
+        for start in range(0, len(structures), _BATCH):
+            part = structures[start : start + _BATCH]
+            energies += [float(energy) for energy in potential.energies(part)]
+            advance(len(part))
+    return energies
+
+
+def _described(table: pd.DataFrame) -> pd.DataFrame:
+    """Add rank, names of space groups, numbers of atoms, and the evidence on the compositions."""
+    table.insert(0, "rank", range(1, len(table) + 1))
+    table.insert(2, "reward", table.pop("log_reward").map(lambda value: float(torch.tensor(value).exp())))
+    batch = CrystalBatch.from_texts(table["crystal"])
+    table["space_group"] = [f"{space_group(number).symbol} ({number})" for number in batch.space_group.tolist()]
+    table["n_atoms"] = batch.n_atoms.tolist()
+    front = ["rank", "formula", "space_group"]
+    table = table[[*front, *(name for name in table if name not in front)]]
+    return pd.concat([table, gather_evidence(table["formula"].tolist())], axis=1)
 
 
 def choose(table: pd.DataFrame, n: int) -> list[int]:
