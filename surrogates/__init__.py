@@ -2,6 +2,8 @@
 
 from surrogates.band_gap import BandGapModel
 from surrogates.base import Label, Oracle, Prediction, Surrogate
+from surrogates.crystal_energy import CrystalEnergyModel
+from surrogates.crystal_graph import CrystalGraphModel
 from surrogates.datasets import Dataset, load_dataset
 from surrogates.distribution import PropertyDistribution
 from surrogates.energy import EnergyModel
@@ -11,15 +13,19 @@ from surrogates.materials_project import load_materials_project
 from surrogates.oracle import CHGNetOracle, FunctionOracle, MatGLOracle, RelaxationOracle, TableOracle
 from surrogates.properties import PROPERTIES, Property, SurrogateProperty, evaluate_properties
 from surrogates.reference_table import ReferenceTable, load_reference_table, read_reference_table
+from surrogates.structure_funnel import FunnelOptions, StructureFunnel
 from surrogates.volume_scan_oracle import VolumeScanOracle
 
 __all__ = [
     "PROPERTIES",
     "BandGapModel",
     "CHGNetOracle",
+    "CrystalEnergyModel",
+    "CrystalGraphModel",
     "Dataset",
     "EnergyModel",
     "FunctionOracle",
+    "FunnelOptions",
     "GraphModel",
     "Label",
     "MatGLOracle",
@@ -30,6 +36,7 @@ __all__ = [
     "ReferenceHull",
     "ReferenceTable",
     "RelaxationOracle",
+    "StructureFunnel",
     "Surrogate",
     "SurrogateProperty",
     "TableOracle",
