@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from agent.campaign_options import CampaignOptions
     from agent.coverage import Coverage
     from agent.design_agent import DesignAgent
+    from agent.evaluation import Evaluation, evaluate
     from agent.objective import Objective
     from agent.policy import Policy, PolicyNetwork
     from agent.prior import Prior
@@ -22,12 +23,14 @@ _HOME = {
     "CampaignOptions": "campaign_options",
     "Coverage": "coverage",
     "DesignAgent": "design_agent",
+    "Evaluation": "evaluation",
     "Objective": "objective",
     "Policy": "policy",
     "PolicyNetwork": "policy",
     "Prior": "prior",
     "Reward": "reward",
     "TrainingOptions": "training_options",
+    "evaluate": "evaluation",
 }
 
 __all__ = [
@@ -35,12 +38,14 @@ __all__ = [
     "CampaignOptions",
     "Coverage",
     "DesignAgent",
+    "Evaluation",
     "Objective",
     "Policy",
     "PolicyNetwork",
     "Prior",
     "Reward",
     "TrainingOptions",
+    "evaluate",
 ]
 
 

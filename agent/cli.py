@@ -1,4 +1,4 @@
-"""The command line: `matsmith design | resume | sample | report | reference | validate`.
+"""The command line: `matsmith design | resume | sample | report | reference | validate | evaluate`.
 
 Exit status 0; 2 with one line on standard error for a mistake of the user's; 130 after Ctrl-C.
 """
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from jsonargparse import ArgumentParser, Namespace
 
 from agent.command_parser import design_config, design_parser, fail, make_parser, one_line, refuse_null
-from agent.config import DesignConfig, ReferenceConfig, ValidateConfig
+from agent.config import DesignConfig, EvaluateConfig, ReferenceConfig, ValidateConfig
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -121,11 +121,11 @@ def _sample(parser: ArgumentParser, options: Namespace) -> None:
         if options.output is None:
             hidden = ("log_prob", "log_prior", "log_reward")
             shown = [n for n in front.materials if n not in hidden and not str(n).endswith("_std")]
-            print(_table(front.materials[shown]))
+            print(_table(_samples(front.materials[shown])))
         print(f"{len(frame)} samples under {len(front.measures.hits)} preferences. {front.measures}")
         return
     if options.output is None:
-        print(_table(frame))
+        print(_table(_samples(frame)))
     size, asked = frame.attrs["effective_sample_size"], _named_condition(frame.attrs["condition"])
     print(f"{len(frame)} samples; effective sample size {size:.0f} of {frame.attrs['n_drawn']} drawn{asked}")
 
@@ -203,6 +203,15 @@ def _validate(parser: ArgumentParser, options: Namespace) -> None:
         sys.exit(130)
 
 
+def _evaluate(parser: ArgumentParser, options: Namespace) -> None:
+    refuse_null(EvaluateConfig, options)
+    config = EvaluateConfig(**{name: options[name] for name in EvaluateConfig.__dataclass_fields__})
+    from agent.evaluate_run import run_evaluation
+
+    outcome = run_evaluation(config, progress=not options.json)
+    print(json.dumps(outcome.as_dict()) if options.json else outcome)
+
+
 _COMMANDS = {
     "design": _design,
     "resume": _resume,
@@ -210,6 +219,7 @@ _COMMANDS = {
     "report": _report,
     "reference": _reference,
     "validate": _validate,
+    "evaluate": _evaluate,
 }
 
 
@@ -238,19 +248,43 @@ def _print_result(result: DesignResult, as_json: bool) -> None:
             "labels": result.labels,
             "warnings": list(result.support.warnings) if result.support else [],
             "seconds": round(result.seconds, 1),
-            "best": json.loads(result.candidates.head(10).to_json(orient="records")),
+            "best": json.loads(_best(result.candidates).to_json(orient="records")),
         }
         print(json.dumps(values))
         return
-    hidden = ("log_prob", "log_prior", "training_distance", "rung", "nearest_distance")
-    shown = [n for n in result.candidates if n not in hidden and not str(n).startswith("utility_")]
-    print(_table(result.candidates.head(10)[shown]))
+    print(_table(_shown(result.candidates)))
     novel = result.candidates["novel"].mean()
     print(f"\n{len(result.candidates)} candidates, {novel:.0%} not in the lists of known formulas")
+    if "crystal" in result.candidates:
+        from agent.crystal_table import summary_of
+
+        print(*filter(None, [summary_of(result.candidates)]), f"{result.folder}/cifs", sep="\n")
     if result.labels:
         print(f"{result.labels} materials labelled: {result.folder}/labels.csv")
     print(result.coverage)
     print(f"{result.folder}/candidates.csv\n{result.folder}/report.html")
+
+
+def _best(candidates: pd.DataFrame) -> pd.DataFrame:
+    """The first candidates; of crystals, those that `_shown` shows."""
+    return candidates.loc[_shown(candidates).index]
+
+
+def _shown(candidates: pd.DataFrame) -> pd.DataFrame:
+    if "crystal" in candidates:
+        from agent.crystal_table import short_table
+
+        return short_table(candidates)
+    hidden = ("log_prob", "log_prior", "training_distance", "rung", "nearest_distance")
+    return candidates.head(10)[[n for n in candidates if n not in hidden and not str(n).startswith("utility_")]]
+
+
+def _samples(frame: pd.DataFrame) -> pd.DataFrame:
+    if "space_group" not in frame:
+        return frame
+    from agent.crystal_table import samples_table
+
+    return samples_table(frame)
 
 
 def _table(frame: pd.DataFrame) -> str:
