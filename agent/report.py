@@ -19,9 +19,11 @@ from markupsafe import Markup
 
 from agent import report_figures as figures
 from agent.report_campaign import CAMPAIGN_FILES, CampaignFiles, labelling
+from agent.report_crystals import CRYSTAL_ROWS, crystals_in, rung_height
 from agent.report_figures import NO_VALUE, Quantity, numbers
 from agent.report_front import FRONT_FILES, MOST_POINTS, Front, trade_offs
 from agent.report_properties import quantities_in, stated, wish
+from agent.report_space_groups import group_html, group_number, plain_material, space_groups, with_group
 
 TABLE_ROWS = 200
 """Candidates in the table of the report; candidates.csv has all."""
@@ -35,7 +37,7 @@ LEAST_EFFECTIVE_SHARE = 0.02
 class _Run:
     """What a run folder holds, read; `missing` names what could not be, in one line a file."""
 
-    name: str
+    folder: Path
     candidates: pd.DataFrame
     """All columns as text, as written."""
     support: dict[str, Any]
@@ -48,6 +50,11 @@ class _Run:
     campaign: CampaignFiles | None
     """None when the run had no rounds of labelling."""
     missing: dict[str, str]
+
+    @property
+    def name(self) -> str:
+        """Of the folder."""
+        return self.folder.resolve().name
 
 
 def write_report(run: Path) -> Path:
@@ -123,14 +130,15 @@ def _read_run(run: Path) -> _Run:
         missing["metrics.jsonl"] = f"{n_unreadable} unreadable line(s) of metrics.jsonl left out."
     front = None
     if any((run / name).exists() for name in FRONT_FILES):
-        front = Front(table_of("front.csv", "material"), table_of("known.csv", "formula"), object_of("front.json"))
+        materials = table_of("front.csv", "material")
+        materials["material"] = materials["material"].map(plain_material)
+        front = Front(materials, table_of("known.csv", "formula"), object_of("front.json"))
     campaign = None
     if any((run / name).exists() for name in CAMPAIGN_FILES):
         campaign = CampaignFiles(table_of("labels.csv", "material"), object_of("campaign.json"))
     return _Run(
-        run.resolve().name, candidates, object_of("support.json"), object_of("coverage.json"),
-        object_of("environment.json"), metrics, text_of("config.yaml"), front, campaign,
-        missing,
+        run, candidates, object_of("support.json"), object_of("coverage.json"), object_of("environment.json"),
+        metrics, text_of("config.yaml"), front, campaign, missing,
     )  # fmt: skip
 
 
@@ -171,12 +179,14 @@ def _novel(frame: pd.DataFrame) -> figures.BoolArray | None:
 
 def _table_rows(run: _Run, quantities: list[Quantity]) -> list[dict[str, Any]]:
     frame = run.candidates.head(TABLE_ROWS)
-    columns = {name: numbers(frame, name) for name in ("rank", "reward", "nearest_distance", "training_distance")}
+    of_interest = ("rank", "reward", "nearest_distance", "training_distance", "n_atoms")
+    columns = {name: numbers(frame, name) for name in of_interest}
     texts = {name: _texts(frame, name) for name in ("formula", "oxidation_states", "nearest_known", "rung")}
-    novel = _novel(frame)
+    novel, groups = _novel(frame), space_groups(frame)
     return [
         {name: column[i] for name, column in (texts | columns).items()}
         | {"novel": None if novel is None else bool(novel[i])}
+        | {"space_group": groups[i], "space_group_number": group_number(groups[i])}
         | {"predictions": [quantity.at(i) for quantity in quantities]}
         for i in range(len(frame))
     ]
@@ -191,6 +201,7 @@ def _draw(run: _Run, quantities: list[Quantity], groups: list[figures.Group]) ->
         x, y = [*measured, Quantity("reward", "", numbers(frame, "reward"), numbers(frame, None))][:2]
         nearest = [text and f"nearest known: {text}" for text in _texts(frame, "nearest_known")]
         hover = figures.hover_texts(_texts(frame, "formula"), measured, nearest)
+        hover = [with_group(text, group) for text, group in zip(hover, space_groups(frame), strict=True)]
         drawn["scatter"] = figures.scatter(x, y, groups, hover)
     for i, quantity in enumerate(quantities):
         if np.isfinite(quantity.means).any():
@@ -244,6 +255,7 @@ def _render(run: _Run) -> str:
     if run.front is not None:
         front = trade_offs(run.front, *(quantities_in(f, objectives) for f in (run.front.materials, run.front.known)))
     campaign = None if run.campaign is None else labelling(run.campaign, run.config)
+    crystals = crystals_in(run.candidates, quantities, run.folder)
     stated_warnings = run.support.get("warnings")
     novel = _novel(run.candidates)
     groups = figures.novelty_groups(novel, len(run.candidates))
@@ -263,6 +275,7 @@ def _render(run: _Run) -> str:
         "formula": lambda text: Markup(figures.formula_html(text)),
         "formulas": figures.formulas_in_text,
         "charges": figures.charges,
+        "space_group": group_html,
         "words": figures.property_words,
         "hash": lambda text: base64.b64encode(hashlib.sha256(str(text).encode()).digest()).decode(),
     }
@@ -275,14 +288,19 @@ def _render(run: _Run) -> str:
         share_novel=None if novel is None or not len(novel) else float(novel.mean()),
         quantities=quantities,
         rows=_table_rows(run, quantities),
-        rungs=sorted({rung for rung in _texts(run.candidates, "rung") if rung}),
+        rungs=sorted(
+            {rung for rung in _texts(run.candidates, "rung") if rung}, key=lambda rung: (rung_height(rung), rung)
+        ),
         stability=[q.label for q in quantities if re.search("formation|hull|stability|decomposition", q.name)],
         elements=figures.element_cells(formulas),
         front=front,
         campaign=campaign,
+        crystals=crystals,
+        crystal_rows=CRYSTAL_ROWS,
         figures=_draw(run, quantities, groups)
         | ({} if front is None else front.figures)
-        | ({} if campaign is None else campaign.figures),
+        | ({} if campaign is None else campaign.figures)
+        | ({} if crystals is None else crystals.figures),
         n_error_bars=figures.MOST_ERROR_BARS,
         most_points=MOST_POINTS,
         plotly_script=Markup(get_plotlyjs()),
