@@ -71,10 +71,10 @@ class SpaceConfig:
     """Fewest elements in a composition."""
     max_elements: int = 5
     """Most elements in a composition."""
-    max_atoms: int = 20
-    """Most atoms in the reduced formula."""
-    max_count: int = 8
-    """Most atoms of one element in the reduced formula."""
+    max_atoms: int | None = None
+    """Most atoms in the reduced formula; 20 when left out, or around a reference as many as its edits can reach."""
+    max_count: int | None = None
+    """Most atoms of one element; 8 when left out, or as many as the edits of a reference can reach."""
     count_ranges: dict[str, list[int]] | None = None
     """Lowest and highest count by element, when it is present, e.g. {O: [2, 4]}."""
     oxidation_states: str = "icsd24"
@@ -85,6 +85,14 @@ class SpaceConfig:
     """False switches the charge rules off, as intermetallics need."""
     pauling: bool = True
     """Whether every cation must be less electronegative than every anion."""
+    reference: str | None = None
+    """Formula to stay close to, as written: SrTiO3, or a supercell such as Sr8Ti8O24."""
+    max_edits: int | None = None
+    """Most edits away from the reference; one exchanges, adds or removes an atom."""
+    keep: list[str] = field(default_factory=list)
+    """Elements whose count stays that of the reference."""
+    complete: str | None = None
+    """Partial formula with blanks for elements (?) or counts (O?), such as "Li ? O"."""
 
 
 @dataclass(frozen=True)
@@ -107,9 +115,10 @@ class CrystalConfig:
     relax: int = 30
     """Candidates that are relaxed with CHGNet; 0 for none."""
     elastic: int = 0
-    """Relaxed candidates nearest to the hull whose elastic tensor is computed."""
+    """Relaxed candidates, those nearest to the hull and within 0.1 eV/atom, whose elastic tensor is computed; with
+    phonon as well, the larger number holds for both."""
     phonon: int = 0
-    """Relaxed candidates nearest to the hull whose vibrations are computed."""
+    """The same whose vibrations are computed."""
 
 
 @dataclass(frozen=True)
@@ -173,7 +182,8 @@ class DesignConfig:
     crystal: CrystalConfig | None = None
     """Build complete crystals of these compositions; {} for the defaults. Compositions alone when left out."""
     prior: str = "default"
-    """Base measure: default, none, a prior file, or a table of known formulas (CSV or Parquet) to fit one to."""
+    """Base measure: default, none, a prior file, or what to fit one to: a table of known formulas (CSV or Parquet), or
+    for crystals a folder of structure files."""
     prior_weight: float = 1.0
     """Exponent of the prior in the target, 0 to 1."""
     beta: float = 8.0
@@ -269,3 +279,24 @@ class ValidateConfig:
     """Largest force at which a structure counts as relaxed, eV/A."""
     max_steps: int = 300
     """Steps after which a relaxation is given up."""
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """Measure lists of compositions or structures: charges, uniqueness, novelty, recovery, distributions, geometry."""
+
+    files: list[Path]
+    """Tables with formulas (*.csv, *.txt, *.parquet, also with .gz), structure files (*.cif, POSCAR, *.vasp, *.extxyz,
+    *.xyz, also with .gz) and folders of structure files; all together are one list."""
+    reference: Path | None = None
+    """What novelty and distributions refer to, a file or folder of the same kinds; the known materials embedded in
+    MatSmith when left out."""
+    holdout: Path | None = None
+    """Materials of which is counted how many were found again, a file or folder of the same kinds."""
+    column: str | None = None
+    """Column of the tables measured: one with formulas, or cif for structures; when left out, the first with a usual
+    name, such as formula, or the only one."""
+    output: Path | None = None
+    """Where to write a page, *.html; none when left out. A page that is there is replaced."""
+    relax: bool = False
+    """Whether to relax structures with CHGNet and measure their distance to the hull."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from functools import cached_property
+from typing import Any
 
 import torch
 from smact.screening import ICSD24FilterConfig
@@ -17,11 +18,14 @@ from torch import Tensor
 
 from envs.charge_sets import BITS_PER_WORD, shift, union
 from envs.chemistry import ATOMIC_NUMBERS, check_elements, formula_order
-from envs.composition_edits import edit_compositions
+from envs.completion import complete_limits
+from envs.composition_edits import edit_compositions, edit_counts, move_atoms
 from envs.composition_limits import CompositionLimits
 from envs.design_space import DesignSpace
+from envs.edit_budget import edit_distance, formula_units
 from envs.formula import CompositionBatch, parse_formula, reduce_amounts
 from envs.look_ahead import LookAheadTables, build_tables
+from envs.reference_formula import default_sizes
 
 _STOPPED, _LAST, _BUDGET, _FIRST_PLACED = range(4)  # columns of a state
 _CHARGE_FEATURES = BITS_PER_WORD  # charges 0..62 that a policy sees; higher ones occur only far outside the defaults
@@ -36,20 +40,33 @@ class CompositionSpace(DesignSpace):
     makes the charges sum to zero with every cation less electronegative than every anion: exactly the compositions of
     two or more elements that pass `smact.screening.smact_validity(include_alloys=False)` with the same states.
 
+    With a reference formula, the compositions are those within a number of edits around it (`envs.edit_budget`):
+    amounts of the reference's cell, such as Sr7BaTi8O24 around Sr8Ti8O24, whose counts may have a common divisor. They
+    must be neutral with one oxidation state per element like all others, so that an aliovalent dopant comes with what
+    compensates it (a second dopant, vacancies); charge_neutral=False lets it come alone. The reference itself need not
+    be valid: an element of it that is forbidden is one to be replaced.
+
     Args:
-        elements: Elements that may be used; None: all that the oxidation-state set and the rules know.
+        elements: Elements that may be used; None: all that the oxidation-state set and the rules know. Those of a
+            reference or of a partial formula may be used anyway.
         required: Elements that every composition contains.
         forbidden: Elements that none contains.
         min_elements: Fewest elements in a composition.
         max_elements: Most elements in a composition.
-        max_atoms: Most atoms in the reduced formula.
-        max_count: Most atoms of one element in the reduced formula.
+        max_atoms: Most atoms in the reduced formula, or around a reference in its cell; None: 20, or as many as the
+            edits of the reference can reach.
+        max_count: Most atoms of one element, likewise; None: 8, or as many as the edits can reach.
         count_ranges: Lowest and highest count by element, in force when the element is present; takes the place of
             1..max_count for that element.
         oxidation_states: A set of SMACT's: icsd24, smact14, icsd16, pymatgen_sp or wiki.
         icsd24_filter: How the set icsd24 is filtered; SMACT's defaults when None.
         charge_neutral: False switches all charge rules off, as intermetallics need.
         pauling: False drops the electronegativity rule and keeps neutrality.
+        reference: Formula to stay close to, as written: not reduced, so that Sr8Ti8O24 is a supercell.
+        max_edits: Most edits away from the reference; one exchanges, adds or removes an atom.
+        keep: Elements whose count stays that of the reference.
+        complete: A partial formula with blanks, such as "Li ? O" (`envs.completion`); sets required and count_ranges,
+            min_elements and max_elements.
 
     Raises:
         ValueError: An unknown element or set, contradictory limits, or limits that leave nothing; the message names
@@ -63,29 +80,45 @@ class CompositionSpace(DesignSpace):
         forbidden: Iterable[str] = (),
         min_elements: int = 2,
         max_elements: int = 5,
-        max_atoms: int = 20,
-        max_count: int = 8,
+        max_atoms: int | None = None,
+        max_count: int | None = None,
         count_ranges: Mapping[str, tuple[int, int]] | None = None,
         oxidation_states: str = "icsd24",
         icsd24_filter: ICSD24FilterConfig | None = None,
         charge_neutral: bool = True,
         pauling: bool = True,
+        reference: str | None = None,
+        max_edits: int | None = None,
+        keep: Iterable[str] = (),
+        complete: str | None = None,
     ) -> None:
+        if complete is not None and reference is not None:
+            raise ValueError("complete, reference: both are given (expected one of them)")
+        atoms, count = default_sizes(reference, max_edits)
+        given: dict[str, Any] = {
+            "elements": None if elements is None else check_elements(elements, "elements"),
+            "required": check_elements(required, "required"),
+            "forbidden": check_elements(forbidden, "forbidden"),
+            "min_elements": min_elements,
+            "max_elements": max_elements,
+            "max_atoms": atoms if max_atoms is None else max_atoms,
+            "max_count": count if max_count is None else max_count,
+            "count_ranges": {} if count_ranges is None else count_ranges,
+        }
+        if complete is not None:
+            names = ("elements", "required", "forbidden", "count_ranges", "max_atoms")
+            given |= complete_limits(complete, *(given[name] for name in names))
         limits = CompositionLimits(
-            elements=None if elements is None else check_elements(elements, "elements"),
-            required=check_elements(required, "required"),
-            forbidden=check_elements(forbidden, "forbidden"),
-            min_elements=min_elements,
-            max_elements=max_elements,
-            max_atoms=max_atoms,
-            max_count=max_count,
-            count_ranges={} if count_ranges is None else count_ranges,
+            **given,
             oxidation_states=oxidation_states,
             icsd24_filter=icsd24_filter,
             charge_neutral=charge_neutral,
             pauling=pauling,
+            reference=reference,
+            max_edits=max_edits,
+            keep=check_elements(keep, "keep"),
         )
-        self._build(limits)
+        self._build(limits, "" if complete is None else f"complete: {complete!r} cannot be filled: ")
 
     @classmethod
     def within(cls, limits: CompositionLimits) -> CompositionSpace:
@@ -94,13 +127,13 @@ class CompositionSpace(DesignSpace):
         space._build(limits)
         return space
 
-    def _build(self, limits: CompositionLimits) -> None:
+    def _build(self, limits: CompositionLimits, purpose: str = "") -> None:
         self.limits = limits
         self.elements = limits.available()
         self._rules = self.limits.rules()
         self._tables = build_tables(self._rules)
         if not self._tables.feasible:
-            raise ValueError(self.limits.describe_conflict())
+            raise ValueError(purpose + self.limits.describe_conflict())
         self._index = {symbol: index for index, symbol in enumerate(self.elements)}
         self._n_counts = self._rules.max_count
         self.n_actions = len(self.elements) * self._n_counts + 1
@@ -120,6 +153,7 @@ class CompositionSpace(DesignSpace):
         self._from_clean = by_action(tables.from_clean)  # (B, E*C, W)
         self._from_tied = by_action(tables.from_tied)
         self._from_anion = by_action(tables.from_anion)
+        self._zone = torch.as_tensor(tables.zone)
         self._next_budget = torch.as_tensor(tables.next_budget)
         self._budgets = torch.as_tensor(tables.budgets)
         self._may_stop = torch.as_tensor(tables.may_stop)
@@ -278,7 +312,7 @@ class CompositionSpace(DesignSpace):
         n_placed = self._budgets[before[:, _BUDGET], 0]
         after = before.clone()
         after[:, _LAST] = element + 1
-        after[:, _BUDGET] = self._next_budget[before[:, _BUDGET], count]
+        after[:, _BUDGET] = self._next_budget[before[:, _BUDGET], self._zone[element], count]
         after.scatter_(1, (_FIRST_PLACED + n_placed)[:, None], placing[:, None] + 1)
         after[:, self._first_word :] = self._charges_after(before, element, count)
         state[rows] = after
@@ -304,7 +338,8 @@ class CompositionSpace(DesignSpace):
 
     def edit(self, actions: Tensor, generator: torch.Generator) -> Tensor:
         """Return a valid variation of each composition, long (n, max_steps); see `envs.composition_edits`."""
-        return edit_compositions(self, self._n_counts, actions, generator)
+        change = edit_counts if self.limits.reference is None else move_atoms
+        return edit_compositions(self, self._n_counts, actions, generator, change)
 
     def features(self, state: Tensor) -> Tensor:
         """Return what a policy sees, float (n, n_features), in the order of `feature_names`."""
@@ -350,14 +385,16 @@ class CompositionSpace(DesignSpace):
     def explain(self, materials: Iterable[str]) -> list[str | None]:
         """Return for each formula the rule by which it lies outside the space, or None when it lies inside.
 
-        A rule reads "kind: detail", with the kinds element, count, number of elements, atoms, required element, charge.
+        A rule reads "kind: detail", with the kinds element, edits, count, number of elements, atoms, required element,
+        charge.
         """
         return self._try_encode(materials)[1]
 
     def encode(self, materials: Iterable[str]) -> Tensor:
         """Return the one action sequence of each formula, long (n, max_steps), padded with STOP.
 
-        Formulas are reduced first: Ti2O4 is TiO2.
+        Formulas are reduced first: Ti2O4 is TiO2. Around a reference, they are taken with as many formula units as
+        come closest to it in atoms.
 
         Raises:
             ValueError: A formula lies outside the space; the message names it and the rule.
@@ -373,7 +410,7 @@ class CompositionSpace(DesignSpace):
         reasons: list[str | None] = []
         sequences: list[list[int]] = []
         for material in materials:
-            amounts = reduce_amounts(parse_formula(material))
+            amounts = self._amounts_as_built(material)
             reason = self._broken_limit(amounts)
             symbols = [] if reason else sorted(amounts, key=formula_order)
             sequence = [self._index[s] * self._n_counts + int(amounts[s]) - 1 for s in symbols]
@@ -390,6 +427,14 @@ class CompositionSpace(DesignSpace):
             reasons[row] = self._charge_reason()
         return actions, reasons
 
+    def _amounts_as_built(self, material: str) -> dict[str, float]:
+        amounts = reduce_amounts(parse_formula(material))
+        atoms = sum(amounts.values())
+        if self._rules.edits is None or atoms != int(atoms):
+            return amounts
+        units = formula_units(self._rules.edits.atoms, int(atoms))
+        return {symbol: amount * units for symbol, amount in amounts.items()}
+
     def _charge_reason(self) -> str:
         order = " with every cation less electronegative than every anion" if self.limits.pauling else ""
         states = f"{self.limits.oxidation_states} oxidation state"
@@ -402,6 +447,14 @@ class CompositionSpace(DesignSpace):
                 return f"element: {symbol} is not among the elements of the space"
             if amount != int(amount):
                 return f"count: {amount:g} of {symbol} is not a whole number"
+        if self.limits.max_edits is not None:
+            added, removed = edit_distance(amounts, self.limits.reference_counts)
+            if max(added, removed) > self.limits.max_edits:
+                return (
+                    f"edits: {added:g} atoms more and {removed:g} fewer than {self.limits.reference} are more than "
+                    f"{self.limits.max_edits} edits"
+                )
+        for symbol, amount in amounts.items():
             low, high = self._rules.count_range[self._index[symbol]]
             if not low <= amount <= high:
                 return f"count: {amount:g} of {symbol} is not in {low}-{high}"

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from numbers import Integral
+from typing import Any
 
 from smact.screening import ICSD24FilterConfig
 
@@ -16,10 +18,18 @@ from envs.chemistry import (
     formula_order,
     oxidation_states,
 )
+from envs.edit_budget import EditBudget
 from envs.look_ahead import CompositionRules, build_tables
-
-_HIGHEST = {"min_elements": 20, "max_elements": 20, "max_atoms": 1000, "max_count": 200}
-"""Values beyond which enumerating the budgets of the look-ahead would not end."""
+from envs.reference_formula import (
+    DEFAULT_MAX_ATOMS,
+    DEFAULT_MAX_COUNT,
+    HIGHEST,
+    check_keep,
+    check_max_edits,
+    check_size,
+    default_sizes,
+    read_reference,
+)
 
 
 @dataclass(frozen=True)
@@ -43,9 +53,12 @@ class CompositionLimits:
     charge_neutral: bool
     pauling: bool
     multisets: frozenset[tuple[int, ...]] | None = None
+    reference: str | None = None
+    max_edits: int | None = None
+    keep: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("elements", "required", "forbidden"):
+        for name in ("elements", "required", "forbidden", "keep"):
             symbols = getattr(self, name)
             object.__setattr__(self, name, None if symbols is None else check_elements(symbols, name))
         if not isinstance(self.count_ranges, Mapping):
@@ -53,7 +66,20 @@ class CompositionLimits:
         check_elements(self.count_ranges, "count_ranges")
         ranges = {symbol: _checked_range(symbol, value) for symbol, value in self.count_ranges.items()}
         object.__setattr__(self, "count_ranges", ranges)
-        for name, highest in _HIGHEST.items():
+        if self.reference is None:
+            for name, given in (("max_edits", self.max_edits is not None), ("keep", bool(self.keep))):
+                if given:
+                    raise ValueError(
+                        f"{name}: {getattr(self, name)!r} without a reference formula (expected both, or neither)"
+                    )
+        else:
+            if self.multisets is not None:
+                raise ValueError("reference: crystals cannot be built around a reference formula")
+            counts = self.reference_counts
+            object.__setattr__(self, "reference", self.reference.strip())
+            object.__setattr__(self, "max_edits", check_max_edits(self.max_edits, self.reference))
+            check_keep(self.keep, counts, self.forbidden, ranges)
+        for name, highest in HIGHEST.items():
             value = getattr(self, name)
             if not is_whole(value) or value < 1:
                 raise ValueError(f"{name}: {value!r} is not a positive whole number")
@@ -64,6 +90,12 @@ class CompositionLimits:
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name}: {getattr(self, name)!r} is neither true nor false")
         self._check_oxidation_states()
+        if self.reference is not None:
+            usable = {s: n for s, n in self.reference_counts.items() if s not in self.forbidden}
+            for symbol in usable:
+                self._check_known(symbol, "reference")
+            sizes = {name: getattr(self, name) for name in ("max_atoms", "max_elements", "max_count")}
+            check_size(self.reference_counts, [usable[s] for s in usable if s not in ranges], sizes)
         if self.min_elements > self.max_elements:
             raise ValueError(f"min_elements: {self.min_elements} is more than max_elements={self.max_elements}")
         if self.min_elements > self.max_atoms:
@@ -76,7 +108,7 @@ class CompositionLimits:
         for symbol in self.required:
             if symbol in self.forbidden:
                 raise ValueError(f"required: {symbol} is also among the forbidden elements")
-            if self.elements is not None and symbol not in self.elements:
+            if self.elements is not None and symbol not in (*self.elements, *self.reference_counts):
                 raise ValueError(f"required: {symbol} is not among the allowed elements ({', '.join(self.elements)})")
             self._check_known(symbol, "required")
         for symbol in self.elements or ():
@@ -108,6 +140,11 @@ class CompositionLimits:
             )
         oxidation_states(self.oxidation_states, self.icsd24_filter)
 
+    @cached_property
+    def reference_counts(self) -> dict[str, int]:
+        """Atoms of each element in the reference formula as written, not reduced; empty without one."""
+        return {} if self.reference is None else read_reference(self.reference)
+
     def _check_known(self, symbol: str, where: str) -> None:
         if not self.charge_neutral:
             return
@@ -120,7 +157,7 @@ class CompositionLimits:
 
     def available(self) -> tuple[str, ...]:
         """Return the elements that may be used, in ascending electronegativity."""
-        symbols = SYMBOLS if self.elements is None else self.elements
+        symbols = SYMBOLS if self.elements is None else (*self.elements, *self.reference_counts)
         if self.charge_neutral:
             known = oxidation_states(self.oxidation_states, self.icsd24_filter)
             symbols = tuple(s for s in symbols if s in known)
@@ -137,62 +174,89 @@ class CompositionLimits:
         return CompositionRules(
             tie_group=tuple(distinct.index(value or 0.0) for value in values),
             oxidation_states=tuple(states[s] if self.charge_neutral else (0,) for s in symbols),
-            count_range=tuple(self.count_ranges.get(s, (1, self.max_count)) for s in symbols),
-            required=tuple(s in self.required for s in symbols),
+            count_range=tuple(self._count_range(s) for s in symbols),
+            required=tuple(s in (*self.required, *self.keep) for s in symbols),
             min_elements=self.min_elements,
             max_elements=self.max_elements,
             max_atoms=self.max_atoms,
             multisets=self.multisets,
+            edits=self._edit_budget(symbols),
             charge_rule="none" if not self.charge_neutral else "pauling" if self.pauling else "neutral",
         )
+
+    def _count_range(self, symbol: str) -> tuple[int, int]:
+        low, high = self.count_ranges.get(symbol, (1, self.max_count))
+        if self.max_edits is None:
+            return low, high
+        count = self.reference_counts.get(symbol, 0)
+        edits = 0 if symbol in self.keep else self.max_edits
+        return max(low, count - edits), min(high, count + edits)
+
+    def _edit_budget(self, symbols: tuple[str, ...]) -> EditBudget | None:
+        if self.max_edits is None:
+            return None
+        counts = self.reference_counts
+        unavailable = sum(count for symbol, count in counts.items() if symbol not in symbols)
+        return EditBudget(tuple(counts.get(symbol, 0) for symbol in symbols), unavailable, self.max_edits)
 
     def describe_conflict(self) -> str:
         """Return one line that names the limits which together leave no composition."""
         limits, conflict = self, []
         for name, _ in self._relaxations():
-            relaxed = dict(limits._relaxations())[name]
-            if relaxed._may_leave_something():
+            changes = dict(limits._relaxations()).get(name)
+            if changes is None:  # gone with another limit
+                continue
+            try:
+                relaxed = replace(limits, **changes)
+                may_leave_something = build_tables(relaxed.rules()).feasible
+            except ValueError:  # the tables would be too large to tell
+                may_leave_something = True
+            if may_leave_something:
                 conflict.append(name)
             else:  # the others are in conflict without it
                 limits = relaxed
         return f"no composition satisfies all limits; in conflict: {'; '.join(conflict)}"
 
-    def _may_leave_something(self) -> bool:
-        try:
-            return build_tables(self.rules()).feasible
-        except ValueError:  # the tables would be too large to tell
-            return True
-
-    def _relaxations(self) -> Iterator[tuple[str, CompositionLimits]]:
-        """Each limit that is in force, as text, with the limits without it."""
+    def _relaxations(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Each limit that is in force, as text, with what changes without it."""
         if self.elements is not None:
-            yield f"elements={','.join(self.elements)}", replace(self, elements=None)
+            yield f"elements={','.join(self.elements)}", {"elements": None}
         if self.required:
-            yield f"required={','.join(self.required)}", replace(self, required=())
+            yield f"required={','.join(self.required)}", {"required": ()}
         if self.forbidden:
-            yield f"forbidden={','.join(self.forbidden)}", replace(self, forbidden=())
+            yield f"forbidden={','.join(self.forbidden)}", {"forbidden": ()}
         for symbol, (low, high) in self.count_ranges.items():
             others = {s: r for s, r in self.count_ranges.items() if s != symbol}
-            yield f"count_ranges {symbol}={low}-{high}", replace(self, count_ranges=others)
+            yield f"count_ranges {symbol}={low}-{high}", {"count_ranges": others}
+        if self.keep:
+            yield f"keep={','.join(self.keep)}", {"keep": ()}
         if self.min_elements > 2:
-            yield f"min_elements={self.min_elements}", replace(self, min_elements=2)
+            yield f"min_elements={self.min_elements}", {"min_elements": 2}
         if self.max_elements < 5:
-            yield f"max_elements={self.max_elements}", replace(self, max_elements=5)
-        if self.max_atoms < 20:
-            yield f"max_atoms={self.max_atoms}", replace(self, max_atoms=20)
-        if self.max_count < 8:
-            yield f"max_count={self.max_count}", replace(self, max_count=8)
+            yield f"max_elements={self.max_elements}", {"max_elements": 5}
+        atoms, count = default_sizes(self.reference, self.max_edits)
+        if self.max_atoms < atoms:
+            yield f"max_atoms={self.max_atoms}", {"max_atoms": atoms}
+        if self.max_count < count:
+            yield f"max_count={self.max_count}", {"max_count": count}
+        if self.reference is not None:
+            free: dict[str, Any] = {"reference": None, "max_edits": None, "keep": ()}
+            free["max_atoms"] = min(self.max_atoms, DEFAULT_MAX_ATOMS)  # those of a supercell make far larger tables
+            free["max_count"] = min(self.max_count, DEFAULT_MAX_COUNT)
+            yield f"max_edits={self.max_edits} around reference={self.reference}", free
         if self.multisets is not None:
-            yield "what fits on the Wyckoff positions of the allowed space groups", replace(self, multisets=None)
+            yield "what fits on the Wyckoff positions of the allowed space groups", {"multisets": None}
         if self.charge_neutral:
             rule = f"charge neutrality with {self.oxidation_states} oxidation states"
-            yield rule + (" and the Pauling rule" if self.pauling else ""), replace(self, charge_neutral=False)
+            yield rule + (" and the Pauling rule" if self.pauling else ""), {"charge_neutral": False}
 
     def as_json(self) -> dict[str, object]:
         """Return the limits as JSON-compatible values."""
         values = asdict(self)
         if values.pop("multisets") is not None:
             values["multisets"] = sorted(map(list, self.multisets or ()))
+        if self.reference is None:
+            values = {name: value for name, value in values.items() if name not in ("reference", "max_edits", "keep")}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()} | {
             "count_ranges": {symbol: list(bounds) for symbol, bounds in self.count_ranges.items()},
         }
@@ -202,8 +266,8 @@ def _checked_range(symbol: str, value: object) -> tuple[int, int]:
     bounds = tuple(value) if isinstance(value, list | tuple) else ()
     if len(bounds) != 2 or not all(map(is_whole, bounds)) or not 1 <= bounds[0] <= bounds[1]:
         raise ValueError(f"count_ranges: {symbol}: {value!r} is not a pair of counts, lowest and highest, from 1 up")
-    if bounds[1] > _HIGHEST["max_count"]:
-        raise ValueError(f"count_ranges: {symbol}: {bounds[1]} is more than {_HIGHEST['max_count']}")
+    if bounds[1] > HIGHEST["max_count"]:
+        raise ValueError(f"count_ranges: {symbol}: {bounds[1]} is more than {HIGHEST['max_count']}")
     return int(bounds[0]), int(bounds[1])
 
 

@@ -36,6 +36,8 @@ class CrystalLimits:
     min_distance: float
 
     def __post_init__(self) -> None:
+        if self.composition.reference is not None:
+            raise ValueError("composition: crystals are not built around a reference formula (leave reference out)")
         if not is_whole(self.max_atoms) or not 1 <= self.max_atoms <= MOST_ATOMS:
             raise ValueError(f"max_atoms: {self.max_atoms!r} is not a whole number from 1 to {MOST_ATOMS}")
         if isinstance(self.min_distance, bool) or not isinstance(self.min_distance, int | float):

@@ -3,7 +3,8 @@
 Elements enter in ascending electronegativity. A partial composition is summarised by
 
 - the last element placed,
-- a budget: elements and atoms used so far and the common divisor of the counts, and
+- a budget: elements and atoms used so far and the common divisor of the counts, around a reference formula also the
+  atoms added to it and removed from it (`envs.edit_budget`), and
 - charge sets: the charges that its elements can add up to, one oxidation state per element, kept apart by phase.
   CLEAN: no anion yet, and no cation among the elements that tie with the last one in electronegativity;
   TIED: no anion yet, but such a cation; ANION: an anion was placed, so no cation may follow.
@@ -23,6 +24,7 @@ from typing import Literal
 import numpy as np
 
 from envs.charge_sets import BoolArray, IntArray, n_words, pack_bits
+from envs.edit_budget import EditBudget, enumerate_edit_budgets
 
 MAX_GIGABYTES = 2.0
 """Largest size of the tables together; the defaults take a hundredth of it."""
@@ -48,6 +50,8 @@ class CompositionRules:
     charge_rule: ChargeRule
     multisets: frozenset[tuple[int, ...]] | None = None
     """Multisets of counts, each descending, that a composition may have; None: all."""
+    edits: EditBudget | None = None
+    """A reference formula and the edits allowed, in place of counts without a common divisor; not with multisets."""
 
     @property
     def max_count(self) -> int:
@@ -57,10 +61,13 @@ class CompositionRules:
 
 @dataclass(frozen=True)
 class LookAheadTables:
-    """The result of the backward pass. B budgets, E elements, C counts, W words of charges."""
+    """The result of the backward pass. B budgets, E elements in Z zones, C counts, W words of charges."""
 
+    zone: IntArray
+    """(E,): zone of each element; one for all without a reference formula."""
     next_budget: IntArray
-    """(B, C + 1): the budget after adding an element with a count; -1 where a limit is exceeded. Column 0 unused."""
+    """(B, Z, C + 1): the budget after adding an element of a zone with a count; -1 where a limit is exceeded. Count 0
+    is unused."""
     budgets: IntArray
     """(B, 3): elements used, atoms used, common divisor of the counts. Row 0 is the empty composition."""
     may_stop: BoolArray
@@ -83,12 +90,19 @@ class LookAheadTables:
 def build_tables(rules: CompositionRules) -> LookAheadTables:
     """Run the backward pass."""
     n_elements = len(rules.tie_group)
-    budgets, next_budget, permitted = _enumerate_budgets(rules)
+    if rules.edits is None:
+        zone = np.zeros(n_elements, dtype=np.int64)
+        budgets, next_budget, permitted = _enumerate_budgets(rules)
+    else:
+        zone = np.array(rules.edits.zones(), dtype=np.int64)
+        budgets, next_budget, permitted = enumerate_edit_budgets(
+            rules.edits, rules.max_elements, rules.max_atoms, rules.max_count
+        )
     n_budgets = len(budgets)
     lowest, highest = _charge_range(rules)
     n_charges = highest - lowest + 1
     may_follow, none_required_after = _order_rules(rules.required)
-    within_limits = (budgets[:, 0] >= rules.min_elements) & (budgets[:, 2] == 1) & permitted
+    within_limits = (budgets[:, 0] >= rules.min_elements) & permitted
     may_stop = within_limits[:, None] & none_required_after[None, :]
 
     shape = (n_budgets, n_elements, rules.max_count, n_words(n_charges))
@@ -97,7 +111,7 @@ def build_tables(rules: CompositionRules) -> LookAheadTables:
         raise ValueError(
             f"the look-ahead tables would take {gigabytes:.1f} GB, more than {MAX_GIGABYTES:g}: lower "
             f"max_elements={rules.max_elements}, max_atoms={rules.max_atoms}, max_count or count_ranges "
-            f"(highest count {rules.max_count})"
+            f"(highest count {rules.max_count})" + (f", or max_edits={rules.edits.max_edits}" if rules.edits else "")
         )
     from_clean, from_tied, from_anion = (np.zeros(shape, dtype=np.int64) for _ in range(3))
 
@@ -118,7 +132,7 @@ def build_tables(rules: CompositionRules) -> LookAheadTables:
         here_clean, here_tied, here_anion = empty(), empty(), empty()
         low, high = rules.count_range[element]
         for count in range(low, high + 1):
-            after = next_budget[:, count]
+            after = next_budget[:, zone[element], count]
             clean, tied, anion = empty(), empty(), empty()
             for state in rules.oxidation_states[element] if rules.charge_rule != "none" else (0,):
                 if rules.charge_rule != "pauling":
@@ -146,6 +160,7 @@ def build_tables(rules: CompositionRules) -> LookAheadTables:
             tied_here = tied_here | here_tied
     feasible = bool(any_clean[0, -lowest])
     return LookAheadTables(
+        zone,
         next_budget,
         budgets,
         may_stop,
@@ -174,8 +189,9 @@ def _charges_before(finish: BoolArray, after: IntArray, added: int) -> BoolArray
 
 
 def _enumerate_budgets(rules: CompositionRules) -> tuple[IntArray, IntArray, BoolArray]:
-    """All reachable (elements, atoms, divisor), the transitions between them, and which belong to a permitted multiset.
+    """All reachable (elements, atoms, divisor), the transitions between them (B, 1, C + 1), and which may end.
 
+    One may end whose counts have no common divisor and are a permitted multiset.
     Where multisets are limited, each multiset is a budget of its own.
     """
     by_multiset = rules.multisets is not None
@@ -197,8 +213,8 @@ def _enumerate_budgets(rules: CompositionRules) -> tuple[IntArray, IntArray, Boo
                 budgets.append(budget)
             row[count] = index[following]
         transitions.append(row)
-    permitted = [rules.multisets is None or key in rules.multisets for key in pending]
-    return np.array(budgets, dtype=np.int64), np.array(transitions, dtype=np.int64), np.array(permitted)
+    permitted = [budgets[index[key]][2] == 1 and (rules.multisets is None or key in rules.multisets) for key in pending]
+    return np.array(budgets, dtype=np.int64), np.array(transitions, dtype=np.int64)[:, None], np.array(permitted)
 
 
 def _order_rules(required: Sequence[bool]) -> tuple[BoolArray, BoolArray]:
