@@ -197,7 +197,7 @@ class Policy:
             Trajectories whose `log_prob` is that of the untempered, unmixed policy, with gradient where enabled.
         """
         space, n_steps = self.space, self.space.max_steps
-        walk, record = Walk(space, n, n_steps, keep_states), Record()
+        walk, record = Walk(space, n, n_steps, keep_states, by_kind=True), Record()
         actions = torch.full((n, n_steps), space.stop)
         log_reference, log_exploring = torch.zeros(n), torch.zeros(n)
         explores = temperature != 1.0 or epsilon > 0
@@ -206,8 +206,9 @@ class Policy:
         logits = self.network.under(self.condition if conditions is None else conditions)
         of_reference = None if reference is None else reference.under(None)
         judged: list[tuple[Tensor, Tensor, Tensor]] = []  # rows, steps, log-probabilities
-        for step in range(n_steps):
-            rows, here = walk.rows, walk.open[:1] if step == 0 else walk.open
+        here = walk.open[:1]  # the same for all
+        while len(walk.rows):
+            rows, steps = walk.rows, walk.steps
             forced, to_choose = choices(space, here)
             chosen, uniform = forced.expand(len(rows)).clone(), torch.rand(len(rows), generator=generator)
             for choice in to_choose:
@@ -224,13 +225,12 @@ class Policy:
                         log_reference[mine] += of_chosen(log_of_reference, picked)
                 chosen[choice.at] = picked + space.kinds[kind].start
                 if judged_again:
-                    record.add(choice, mine, step)
+                    record.add(choice, mine, steps[choice.at])
                 else:
-                    judged.append((mine, torch.full_like(mine, step), of_chosen(log_policy, picked)))
-            actions[rows, step] = chosen
+                    judged.append((mine, steps[choice.at], of_chosen(log_policy, picked)))
+            actions[rows, steps] = chosen
             walk.advance(chosen)
-            if not len(walk.rows):
-                break
+            here = walk.open
         if judged_again:
             visited = Visited(record.groups(), actions, walk.states)
             step_log_prob = self.replay(visited, conditions).step_log_prob

@@ -85,30 +85,58 @@ class Walk:
         n: Number of trajectories.
         length: Steps at most.
         keep_states: Whether to keep the states on the way, or the last ones only.
+        by_kind: Whether trajectories wait for each other where the kind of action changes, so that one kind is due at a
+            time; otherwise all take each step together.
     """
 
-    def __init__(self, space: DesignSpace, n: int, length: int, keep_states: bool = True) -> None:
-        self.space, self.keep_states = space, keep_states
-        self.step = 0
+    def __init__(
+        self, space: DesignSpace, n: int, length: int, keep_states: bool = True, by_kind: bool = False
+    ) -> None:
+        self.space, self.length, self.keep_states = space, length, keep_states
         self.rows = torch.arange(n)
-        """Trajectories that are still open, long (m,)."""
+        """Trajectories whose action is due, long (m,)."""
+        self.steps = torch.zeros(n, dtype=torch.long)
+        """Steps that each of them has taken, long (m,)."""
         self.open = space.initial(n)
         """Their states, long (m, state_size)."""
         self.states = self.open.new_empty(length + 1 if keep_states else 1, *self.open.shape)
-        """As in `Rollout`; complete when all trajectories are finished or `length` steps were taken."""
+        """As in `Rollout`; complete when all trajectories are finished or have taken `length` steps."""
         self.states[0] = self.open
+        self._by_kind = by_kind and len(space.kinds) > 1
+        self._kind = int(space.kind(self.open[:1])) if self._by_kind and n else 0
+        self._waiting: dict[int, list[tuple[Tensor, Tensor, Tensor]]] = defaultdict(list)  # rows, steps, states
 
     def advance(self, actions: Tensor) -> None:
-        """Take one action, long (m,), of every open trajectory."""
-        following = self.space.step(self.open, actions)
+        """Take one action, long (m,), of every trajectory that is due."""
+        following, steps = self.space.step(self.open, actions), self.steps + 1
         finished = self.space.is_finished(following)
-        self.step += 1
+        ended = finished | (steps == self.length)
         if self.keep_states:
-            self.states[self.step, self.rows] = following
-            self.states[self.step + 1 :, self.rows[finished]] = following[finished]
-        else:
-            self.states[0, self.rows] = following
-        self.rows, self.open = self.rows[~finished], following[~finished]
+            self._keep(following, steps, finished)
+        elif ended.any():
+            done = ended.nonzero().squeeze(1)
+            self.states[0].index_copy_(0, self.rows[done], following.index_select(0, done))
+        stays = ~ended
+        if self._by_kind:
+            kind = self.space.kind(following)
+            leaves = (stays & (kind != self._kind)).nonzero().squeeze(1)
+            stays &= kind == self._kind
+            for number in kind[leaves].unique().tolist():  # type: ignore[no-untyped-call]
+                part = leaves[kind[leaves] == number]
+                self._waiting[number].append((self.rows[part], steps[part], following.index_select(0, part)))
+        left = stays.nonzero().squeeze(1)
+        if len(left) < len(stays):
+            self.rows, steps, following = self.rows[left], steps[left], following.index_select(0, left)
+        self.steps, self.open = steps, following
+        if not len(left) and self._waiting:
+            self._kind = min(self._waiting)
+            self.rows, self.steps, self.open = map(torch.cat, zip(*self._waiting.pop(self._kind), strict=True))
+
+    def _keep(self, following: Tensor, steps: Tensor, finished: Tensor) -> None:
+        self.states[steps, self.rows] = following
+        for step in steps[finished].unique().tolist():  # type: ignore[no-untyped-call]
+            done = finished & (steps == step)
+            self.states[step + 1 :, self.rows[done]] = following[done]
 
 
 @dataclass(frozen=True)
@@ -131,7 +159,7 @@ def choices(space: DesignSpace, state: Tensor) -> tuple[Tensor, list[Choice]]:
     """
     forced, found = torch.empty(len(state), dtype=torch.long), []
     for number, at in space.rows_by_kind(state):
-        kind, group = space.kinds[number], state[at]
+        kind, group = space.kinds[number], state if isinstance(at, slice) else state.index_select(0, at)
         if kind.size == 1:
             forced[at] = kind.start
             continue
@@ -141,9 +169,11 @@ def choices(space: DesignSpace, state: Tensor) -> tuple[Tensor, list[Choice]]:
             found.append(Choice(number, at, space.features_of(number, group), mask))
             continue
         forced[at] = kind.start + mask.to(torch.uint8).argmax(1)
-        if free.any():  # features of the whole group: a space may share work between them and the mask
-            features = space.features_of(number, group)[free]
-            found.append(Choice(number, torch.arange(len(state))[at][free], features, mask[free]))
+        rows = free.nonzero().squeeze(1)
+        if len(rows):  # features of the whole group: a space may share work between them and the mask
+            features = space.features_of(number, group).index_select(0, rows)
+            where = rows if isinstance(at, slice) else at[rows]
+            found.append(Choice(number, where, features, mask.index_select(0, rows)))
     return forced, found
 
 
@@ -153,10 +183,11 @@ class Record:
     def __init__(self) -> None:
         self._found: dict[int, list[tuple[Tensor, Tensor, Tensor, Tensor]]] = defaultdict(list)
 
-    def add(self, choice: Choice, rows: Tensor, step: int) -> None:
-        """Record a choice of some trajectories; features and mask of one state may serve all of them."""
+    def add(self, choice: Choice, rows: Tensor, steps: Tensor | int) -> None:
+        """Record a choice of some trajectories at their steps; features and mask of one state may serve all of them."""
         features, mask = (values.expand(len(rows), -1) for values in (choice.features, choice.mask))
-        self._found[choice.kind].append((features, mask, rows, torch.full_like(rows, step)))
+        steps = steps if isinstance(steps, Tensor) else torch.full_like(rows, steps)
+        self._found[choice.kind].append((features, mask, rows, steps))
 
     def groups(self) -> tuple[VisitedKind, ...]:
         """Return all choices, grouped by kind."""
@@ -167,11 +198,9 @@ class Record:
 def visit(space: DesignSpace, actions: Tensor, keep_states: bool = True) -> Visited:
     """Walk along action sequences, long (n, T), and collect the states where a choice was made."""
     n, length = actions.shape
-    walk, record = Walk(space, n, length, keep_states), Record()
-    for step in range(length):
+    walk, record = Walk(space, n, length, keep_states, by_kind=True), Record()
+    while len(walk.rows) and length:
         for choice in choices(space, walk.open)[1]:
-            record.add(choice, walk.rows[choice.at], step)
-        walk.advance(actions[walk.rows, step])
-        if not len(walk.rows):
-            break
+            record.add(choice, walk.rows[choice.at], walk.steps[choice.at])
+        walk.advance(actions[walk.rows, walk.steps])
     return Visited(record.groups(), actions, walk.states)

@@ -206,10 +206,13 @@ class CrystalSpace(DesignSpace):
     def step(self, state: Tensor, actions: Tensor) -> Tensor:
         """Return the states after one action a row; an action is taken on trust, a finished row stays."""
         state = state.clone()
-        for number, rows in self._by_kind(state):
-            before = state[rows]
+        for number, rows in self.rows_by_kind(state):
+            if isinstance(rows, slice):
+                self._blocks.steps[number](state, actions - self.kinds[number].start)
+                continue
+            before = state.index_select(0, rows)
             self._blocks.steps[number](before, actions[rows] - self.kinds[number].start)
-            state[rows] = before
+            state.index_copy_(0, rows, before)
         return state
 
     def _by_kind(self, state: Tensor) -> Iterator[tuple[int, Tensor]]:

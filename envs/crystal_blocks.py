@@ -23,6 +23,7 @@ from envs.wyckoff_assignment import allowed_positions
 ENTRY_STARTS = tuple(sum(ENTRY_SIZES[:entry]) for entry in range(6))
 """Where the bins of each lattice entry begin among the actions of a lattice."""
 _TOUCHING = 1e-3  # clearance below which atoms coincide
+_NEAR_BEST = 0.8  # share of the best clearance that will do where no value has room
 _ENTRY_OF_ACTION = torch.repeat_interleave(torch.arange(5), torch.tensor(ENTRY_SIZES))
 _STARTS = torch.tensor(ENTRY_STARTS)
 _FREE_ENTRIES = torch.tensor([FREE_ENTRIES[name] for _, name in CRYSTAL_SYSTEMS])
@@ -89,10 +90,10 @@ class CrystalBlocks:
         return allowed
 
     def _coordinate_mask(self, state: Tensor) -> Tensor:
-        """Prefer values that keep the atoms apart at the largest regular volume; never allow atoms that coincide."""
+        """Prefer values that keep atoms apart at the largest regular volume, else those that come near the best."""
         clearance = self.geometry.clearance(state)
-        room = clearance >= 1
-        room = torch.where(room.any(1, keepdim=True), room, clearance > _TOUCHING)
+        best = clearance.amax(1, keepdim=True)
+        room = clearance >= torch.where(best >= 1, 1.0, best * _NEAR_BEST).clamp_min(_TOUCHING)
         allowed = torch.zeros(len(state), 3, N_COORDINATES, dtype=torch.bool)
         allowed[torch.arange(len(state)), state[:, self.columns.axis]] = room
         return allowed.flatten(1)
@@ -150,10 +151,10 @@ class CrystalBlocks:
         done = (state[:, columns.remaining] == 0).all(1)
         rows = done.nonzero().squeeze(1)
         if len(rows):
-            part = state[rows]
+            part = state.index_select(0, rows)
             part[:, columns.entry] = -1
             self._next_entry(part)
-            state[rows] = part
+            state.index_copy_(0, rows, part)
 
     def _step_lattice(self, state: Tensor, chosen: Tensor) -> None:
         entry = state[:, self.columns.entry]
@@ -170,11 +171,11 @@ class CrystalBlocks:
         state[:, columns.stage] = torch.where(later.any(1), int(Stage.LATTICE), int(Stage.COORDINATE))
         rows = (~later.any(1)).nonzero().squeeze(1)
         if len(rows):
-            part = state[rows]
+            part = state.index_select(0, rows)
             _, transform = reduce_lattices(self.geometry.primitive_lattice(part))
             part[:, columns.transform] = transform.flatten(1)
             self._next_coordinate(part)
-            state[rows] = part
+            state.index_copy_(0, rows, part)
 
     def _step_coordinate(self, state: Tensor, chosen: Tensor) -> None:
         columns = self.columns

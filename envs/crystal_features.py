@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cache, cached_property
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -21,9 +22,11 @@ LETTERS = "abcdefghijklmnopqrstuvwxyzA"
 """Letters of Wyckoff positions in order."""
 _CENTRINGS = "PACIFR"
 _ATOMS = 20
+_UNITS = 8
 _STAGES = ("formula units", "space group", "position", "lattice", "coordinate", "volume")
 _MOST_CLEARANCE = 3.0
 _LEAST_VOLUME = (-2.5, 3.0)  # logarithm of the ratio
+_ENTRY_SIZES = torch.tensor(ENTRY_SIZES)
 
 
 class CrystalFeatures:
@@ -37,9 +40,9 @@ class CrystalFeatures:
 
     def __init__(self, elements: Sequence[str], columns: CrystalColumns, geometry: StateGeometry) -> None:
         self.elements, self.columns, self.geometry = tuple(elements), columns, geometry
-        self._index = torch.zeros(MAX_ATOMIC_NUMBER + 1, dtype=torch.long)  # 0: none
+        self._index = torch.zeros(MAX_ATOMIC_NUMBER + 1, dtype=torch.long)
         for index, symbol in enumerate(self.elements):
-            self._index[ATOMIC_NUMBERS[symbol]] = index + 1
+            self._index[ATOMIC_NUMBERS[symbol]] = index
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -50,7 +53,7 @@ class CrystalFeatures:
             *(f"contains {symbol}" for symbol in self.elements),
             *(f"current {symbol}" for symbol in self.elements),
             *(f">= {n} atoms in the cell" for n in range(1, _ATOMS + 1)),
-            *(f">= {n} formula units" for n in range(1, 9)),
+            *(f">= {n} formula units" for n in range(1, _UNITS + 1)),
             *(f"in space group {number}" for number in range(1, N_SPACE_GROUPS + 1)),
             *(f"is {name}" for _, name in CRYSTAL_SYSTEMS),
             *(f"lattice {letter}" for letter in _CENTRINGS),
@@ -90,126 +93,160 @@ class CrystalFeatures:
         low[-1], high[-1] = _LEAST_VOLUME  # the last feature
         return low, high
 
+    @cached_property
+    def _starts(self) -> dict[str, int]:
+        """Where each group of features begins."""
+        sizes = {
+            "stage": len(_STAGES),
+            "share": len(self.elements),
+            "contains": len(self.elements),
+            "current": len(self.elements),
+            "atoms": _ATOMS,
+            "units": _UNITS,
+            "group": N_SPACE_GROUPS,
+            "system": len(CRYSTAL_SYSTEMS),
+            "centring": len(_CENTRINGS),
+            "left": _ATOMS,
+            "positions": 2 * len(LETTERS),
+            "occupants": len(LETTERS),
+            "own": len(LETTERS),
+            "letter": len(LETTERS),
+            "entry": len(ENTRY_NAMES),
+            "values": len(ENTRY_NAMES),
+            "chosen": len(ENTRY_NAMES),
+            "axis": 3,
+            "waves": 6,
+            "room": N_COORDINATES,
+            "to come": 1,
+            "no room": 1,
+            "volume": N_VOLUMES,
+            "least": 1,
+        }
+        return dict(zip(sizes, accumulate(sizes.values(), initial=0), strict=False))
+
     def __call__(self, kind: int, state: Tensor) -> Tensor:
         """Return the features of states that all choose an action of one kind."""
-        columns, tables, n = self.columns, position_tables(), len(state)
-        batch = self.geometry.compositions(state)
-        index = self._index[batch.atomic_numbers]  # (n, K)
-        shares = torch.zeros(n, len(self.elements) + 1).scatter_(1, index, batch.fractions)[:, 1:]
-        stage = _one_hot(torch.full((n,), kind - 1), len(_STAGES))
-        units, group = state[:, columns.units], state[:, columns.group]
-        atoms = (batch.amounts.sum(1) * units)[:, None] >= torch.arange(1, _ATOMS + 1)
-        chosen = group > 0
-        groups = _one_hot(group - 1, N_SPACE_GROUPS)
-        systems = _one_hot(torch.where(chosen, crystal_system(group), -1), len(CRYSTAL_SYSTEMS))
-        centring = _one_hot(torch.where(chosen, _centring_of_group()[(group - 1).clamp_min(0)], -1), len(_CENTRINGS))
-        orbits = self._orbits(kind, state)
-        current = torch.where(orbits.slot >= 0, index.gather(1, orbits.slot.clamp_min(0)[:, None]).squeeze(1) - 1, -1)
-        remaining = state[:, columns.remaining].gather(1, orbits.slot.clamp_min(0)[:, None])
-        left = (remaining >= torch.arange(1, _ATOMS + 1)) & (kind == Stage.POSITION)
-        letters = [self._letters(state, orbits.slot)] if kind >= Stage.POSITION else [torch.zeros(n, 4 * len(LETTERS))]
-        return torch.cat(
-            [
-                stage,
-                shares,
-                (shares > 0).float(),
-                _one_hot(current, len(self.elements)),
-                atoms.float(),
-                (units[:, None] >= torch.arange(1, 9)).float(),
-                groups,
-                systems,
-                centring,
-                left.float(),
-                *letters,
-                _one_hot(orbits.letter, len(LETTERS)),
-                self._lattice(kind, state),
-                self._coordinate(kind, state, tables.free_axes),
-                self._volume(kind, state),
-            ],
-            dim=1,
-        )
-
-    def _orbits(self, kind: int, state: Tensor) -> _Current:
-        """The element and position that are being worked on, -1 where there is none."""
-        columns, none = self.columns, torch.full((len(state),), -1)
-        if kind == Stage.POSITION:
-            last = state[:, columns.last]
-            placed = state[:, columns.placed]
-            before = state[:, columns.slot].gather(1, (placed - 1).clamp_min(0)[:, None]).squeeze(1)
-            begun = (placed > 0) & (before == state[:, columns.element])
-            return _Current(state[:, columns.element], torch.where(begun, last, -1))
+        at, features, marks = self._starts, torch.zeros(len(state), len(self.names)), _Marks()
+        if kind <= Stage.VOLUME:
+            features[:, kind - 1] = 1.0
+        element = self._composition(kind, state, features, marks)
+        if kind > Stage.SPACE_GROUP:
+            slot = self._positions(kind, state, features, marks)
+            if slot is not None:
+                marks.add(at["current"] + element.gather(1, slot[:, None]))
+        if kind >= Stage.LATTICE:
+            bins = state[:, self.columns.lattice]
+            features[:, at["values"] : at["chosen"]] = ((bins + 0.5) / _ENTRY_SIZES).clamp_min_(0)
+            features[:, at["chosen"] : at["axis"]] = bins >= 0
+        if kind == Stage.LATTICE:
+            marks.add(at["entry"] + state[:, self.columns.entry, None])
         if kind == Stage.COORDINATE:
-            orbit = state[:, columns.orbit, None]
-            flat = self.geometry.flat_position(state).gather(1, orbit).squeeze(1)
-            first = position_tables().first[state[:, columns.group] - 1]
-            return _Current(state[:, columns.slot].gather(1, orbit).squeeze(1), flat - first)
-        return _Current(none, none)
+            self._coordinate(state, features, marks)
+        if kind == Stage.VOLUME:
+            least = self.geometry.least_ratio(state)
+            features[:, at["volume"] : at["least"]] = least[:, None] * APART <= VOLUME_RATIOS
+            features[:, at["least"] - 1] = 1.0  # the last volume
+            features[:, at["least"]] = least.log().clamp_(*_LEAST_VOLUME)
+        return marks.write(features)
 
-    def _letters(self, state: Tensor, slot: Tensor) -> Tensor:
-        """Of each position of the group: multiplicity, freedom, occupants, atoms of the current element on it."""
-        columns, tables, n = self.columns, position_tables(), len(state)
+    def _composition(self, kind: int, state: Tensor, features: Tensor, marks: _Marks) -> Tensor:
+        """Write what there is to say about the composition; return the number of each element, long (n, K)."""
+        at, batch, units = self._starts, self.geometry.compositions(state), state[:, self.columns.units]
+        element = self._index[batch.atomic_numbers]
+        marks.add(at["share"] + element, batch.fractions)
+        marks.add(at["contains"] + element, (batch.amounts > 0).float())
+        if kind > Stage.FORMULA_UNITS:
+            features[:, at["atoms"] : at["units"]] = _up_to(_ATOMS)[(batch.amounts.sum(1) * units).long()]
+            features[:, at["units"] : at["group"]] = _up_to(_UNITS)[units]
+        return element
+
+    def _positions(self, kind: int, state: Tensor, features: Tensor, marks: _Marks) -> Tensor | None:
+        """Write what there is to say about the space group and its positions.
+
+        Returns:
+            The slot of the element that is being worked on, long (n,), if there is one.
+        """
+        columns, at, tables = self.columns, self._starts, position_tables()
         group = state[:, columns.group] - 1
-        first, count = tables.first[group, None], tables.count[group, None]
-        letter = torch.arange(len(LETTERS))
-        exists = letter < count
-        flat = torch.where(exists, first + letter, 0)
-        multiplicity = torch.where(exists, tables.primitive_multiplicity[flat], 0).float()
-        freedom = torch.where(exists, tables.degrees_of_freedom[flat], 0) / 3
-        occupied = self.geometry.flat_position(state)
-        place = torch.where(occupied >= 0, occupied - first, len(LETTERS))
-        total = torch.zeros(n, len(LETTERS) + 1)
-        occupants = total.clone().scatter_add_(1, place, torch.ones(place.shape))
-        own = (state[:, columns.slot] == slot[:, None]).float()
-        of_element = total.scatter_add_(1, place, own)
-        return torch.cat([(multiplicity / 4).clamp_max(6), freedom, occupants[:, :-1], of_element[:, :-1]], dim=1)
+        first = tables.first[group, None]
+        features[:, at["positions"] : at["occupants"]] = _positions_of_groups()[group]
+        marks.add(_system_and_centring()[group] + torch.tensor([at["system"], at["centring"]]))
+        marks.add(at["group"] + group[:, None])
+        flat, slots = self.geometry.flat_position(state), state[:, columns.slot]
+        exists = flat >= 0
+        place = torch.where(exists, flat - first, 0)
+        marks.add(at["occupants"] + place, exists.float())
+        if kind == Stage.POSITION:
+            slot, placed = state[:, columns.element], state[:, columns.placed]
+            before = slots.gather(1, (placed - 1).clamp_min(0)[:, None])
+            begun = (placed[:, None] > 0) & (before == slot[:, None])
+            marks.add(at["letter"] + state[:, columns.last, None], begun.float())
+            left = state[:, columns.remaining].gather(1, slot[:, None]).squeeze(1)
+            features[:, at["left"] : at["positions"]] = _up_to(_ATOMS)[left]
+        elif kind == Stage.COORDINATE:
+            orbit = state[:, columns.orbit, None]
+            slot = slots.gather(1, orbit).squeeze(1)
+            marks.add(at["letter"] + place.gather(1, orbit))
+        else:
+            return None
+        marks.add(at["own"] + place, (exists & (slots == slot[:, None])).float())
+        return slot
 
-    def _lattice(self, kind: int, state: Tensor) -> Tensor:
-        bins = state[:, self.columns.lattice]
-        entry = torch.where(torch.tensor(kind == Stage.LATTICE), state[:, self.columns.entry], -1)
-        values = torch.where(bins >= 0, (bins + 0.5) / torch.tensor(ENTRY_SIZES), 0.0)
-        return torch.cat([_one_hot(entry, 5), values, (bins >= 0).float()], dim=1)
-
-    def _coordinate(self, kind: int, state: Tensor, free_axes: Tensor) -> Tensor:
-        columns, n = self.columns, len(state)
-        if kind != Stage.COORDINATE:
-            return torch.zeros(n, 3 + 6 + N_COORDINATES + 2)
+    def _coordinate(self, state: Tensor, features: Tensor, marks: _Marks) -> None:
+        columns, at = self.columns, self._starts
         orbit = state[:, columns.orbit]
-        bins = self.geometry.free_bins(state)[torch.arange(n), orbit]
-        angle = 2 * torch.pi * (bins + 0.5) / N_COORDINATES
-        waves = torch.where((bins >= 0)[..., None], torch.stack([angle.sin(), angle.cos()], dim=2), 0.0)
+        bins = self.geometry.free_bins(state)[torch.arange(len(state)), orbit]
+        marks.add(at["axis"] + state[:, columns.axis, None])
+        features[:, at["waves"] : at["room"]] = _waves()[bins].flatten(1)
         clearance = self.geometry.clearance(state)
-        to_come = (state[:, columns.placed] - orbit) / columns.n_orbits
-        return torch.cat(
-            [
-                _one_hot(state[:, columns.axis], 3),
-                waves.flatten(1),
-                clearance.clamp_max(_MOST_CLEARANCE),
-                to_come[:, None],
-                (clearance < 1).all(1).float()[:, None],
-            ],
-            dim=1,
-        )
-
-    def _volume(self, kind: int, state: Tensor) -> Tensor:
-        if kind != Stage.VOLUME:
-            return torch.zeros(len(state), N_VOLUMES + 1)
-        least = self.geometry.least_ratio(state)
-        allowed = least[:, None] * APART <= VOLUME_RATIOS
-        allowed[:, -1] = True
-        return torch.cat([allowed.float(), least.log().clamp(*_LEAST_VOLUME).float()[:, None]], dim=1)
+        features[:, at["room"] : at["to come"]] = clearance.clamp_max(_MOST_CLEARANCE)
+        features[:, at["to come"]] = (state[:, columns.placed] - orbit) / columns.n_orbits
+        features[:, at["no room"]] = clearance.amax(1) < 1
 
 
-class _Current:
-    """Element slot and position index, long (n,) each, -1 where there is none."""
+class _Marks:
+    """Numbers that stand at few columns of a row each; several at one column add up."""
 
-    def __init__(self, slot: Tensor, letter: Tensor) -> None:
-        self.slot, self.letter = slot, letter
+    def __init__(self) -> None:
+        self._columns: list[Tensor] = []
+        self._values: list[Tensor] = []
+
+    def add(self, columns: Tensor, values: Tensor | None = None) -> None:
+        """Note values, float (n, q), at columns, long (n, q); 1 unless given."""
+        self._columns.append(columns)
+        self._values.append(torch.ones(columns.shape) if values is None else values)
+
+    def write(self, features: Tensor) -> Tensor:
+        """Add everything to the features, and return them."""
+        return features.scatter_add_(1, torch.cat(self._columns, dim=1), torch.cat(self._values, dim=1))
 
 
-def _one_hot(index: Tensor, size: int) -> Tensor:
-    """Float (n, size); a row of zeros where the index is negative."""
-    return torch.zeros(len(index), size + 1).scatter_(1, torch.where(index < 0, size, index)[:, None], 1.0)[:, :size]
+@cache
+def _up_to(most: int) -> Tensor:
+    """Row k holds a 1 for each number from 1 to k, float (MOST_ATOMS + 1, most)."""
+    return (torch.arange(MOST_ATOMS + 1)[:, None] >= torch.arange(1, most + 1)).float()
 
 
-def _centring_of_group() -> Tensor:
-    return torch.tensor([_CENTRINGS.index(group.centring) for group in all_space_groups()])
+@cache
+def _waves() -> Tensor:
+    """Sine and cosine of each bin of a coordinate, float (N_COORDINATES + 1, 2); the last row, of bin -1, is 0."""
+    angle = 2 * torch.pi * (torch.arange(N_COORDINATES) + 0.5) / N_COORDINATES
+    return torch.nn.functional.pad(torch.stack([angle.sin(), angle.cos()], dim=1), (0, 0, 0, 1))
+
+
+@cache
+def _positions_of_groups() -> Tensor:
+    """Of each position of a group, multiplicity and then freedom, float (230, 2 x 27); 0 where there is none."""
+    tables, letter = position_tables(), torch.arange(len(LETTERS))
+    exists = letter < tables.count[:, None]
+    flat = torch.where(exists, tables.first[:, None] + letter, 0)
+    multiplicity = torch.where(exists, tables.primitive_multiplicity[flat], 0).float()
+    freedom = torch.where(exists, tables.degrees_of_freedom[flat], 0) / 3
+    return torch.cat([(multiplicity / 4).clamp_max(6), freedom], dim=1)
+
+
+@cache
+def _system_and_centring() -> Tensor:
+    """Crystal system and centring of each space group, long (230, 2)."""
+    centring = torch.tensor([_CENTRINGS.index(group.centring) for group in all_space_groups()])
+    return torch.stack([crystal_system(torch.arange(1, N_SPACE_GROUPS + 1)), centring], dim=1)

@@ -7,7 +7,6 @@ N crystals, S occupied positions, A atoms of the primitive cell, K elements.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -19,8 +18,8 @@ from envs.element_sizes import element_sizes
 
 SHORTEST = 0.7
 """No two atoms are nearer than this, A."""
-_BEYOND = 1e9  # a ratio of limit to distance that no pair has
-_CHUNK = 256  # crystals at a time: the tables of distances stay in the cache
+_BEYOND = 1e9  # a ratio of squares, limit to distance, that no pair has
+_CHUNK = 128  # crystals at a time: the tables of distances stay in the cache
 _OFFSETS = torch.cartesian_prod(*[torch.arange(-1.0, 2.0)] * 3)[14:].contiguous()  # one of each pair +-t, without 0
 
 
@@ -35,12 +34,28 @@ def pair_limits(atomic_numbers: Tensor, closed_shell: Tensor, fraction: float) -
         closed_shell: Bool (N, K): the element can only be an anion with a closed shell.
         fraction: Of the sum of radii.
     """
+    first, second = atomic_numbers[:, :, None], atomic_numbers[:, None]
+    return limits_of_pairs(first, closed_shell[:, :, None], second, closed_shell[:, None], fraction)
+
+
+def limits_of_pairs(
+    first: Tensor, first_closed: Tensor, second: Tensor, second_closed: Tensor, fraction: float
+) -> Tensor:
+    """Return the least distance of pairs by their atomic numbers, float, A; arguments broadcast, see `pair_limits`."""
+    table = _limit_table(fraction)
+    n = table.shape[1]
+    place = ((first_closed & second_closed) * n + first) * n + second
+    return table.flatten().index_select(0, place.flatten()).view(place.shape)
+
+
+@lru_cache(maxsize=8)
+def _limit_table(fraction: float) -> Tensor:
+    """Float (2, 104, 104): least distances by atomic number, A; the second half for pairs of closed-shell anions."""
     sizes = element_sizes()
-    covalent, anion = sizes.covalent_radius[atomic_numbers], sizes.anion_radius[atomic_numbers]
-    ionic = closed_shell & (anion > 0)
-    both = ionic[:, :, None] & ionic[:, None, :]
-    sums = torch.where(both, anion[:, :, None] + anion[:, None, :], covalent[:, :, None] + covalent[:, None, :])
-    return (fraction * sums).clamp_min(SHORTEST)
+    covalent, anion = sizes.covalent_radius, sizes.anion_radius
+    sums = covalent[:, None] + covalent
+    both = (anion[:, None] > 0) & (anion > 0)
+    return (fraction * torch.stack([sums, torch.where(both, anion[:, None] + anion, sums)])).clamp_min(SHORTEST)
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,20 +80,23 @@ def place_atoms(flat_position: Tensor, free: Tensor, settled: Tensor, transform:
         transform: Long (N, 3, 3): reduced basis = transform @ primitive basis.
         n_atoms: Most atoms in a crystal.
     """
-    tables = position_tables()
-    occupied = flat_position >= 0
-    multiplicity = torch.where(occupied, tables.primitive_multiplicity[flat_position.clamp_min(0)], 0)
+    n, most = len(free), flat_position.shape[1]
+    position = flat_position.clamp_min(0)
+    multiplicity = position_tables().primitive_multiplicity[position].mul_(flat_position >= 0)
     ends = multiplicity.cumsum(1)
-    number = torch.arange(n_atoms).expand(len(free), -1).contiguous()
+    number = torch.arange(n_atoms).expand(n, -1).contiguous()
     orbit = torch.searchsorted(ends, number, right=True)
-    exists = orbit < flat_position.shape[1]
-    orbit = orbit.clamp_max(flat_position.shape[1] - 1)
-    within = (number - (ends - multiplicity).gather(1, orbit)).clamp(0, tables.maps.shape[1] - 1)
-    maps = _single_maps()[flat_position.gather(1, orbit).clamp_min(0), within]  # (N, A, 3, 4)
-    parameters = free.float().gather(1, orbit[..., None].expand(-1, -1, 3))
-    points = (maps[..., :3] @ parameters[..., None]).squeeze(-1) + maps[..., 3]
-    settled_atoms = exists & settled.gather(1, orbit)
-    return PlacedAtoms(points @ _inverse(transform), orbit, settled_atoms)
+    exists = orbit < most
+    orbit.clamp_max_(most - 1)
+    maps = _single_maps()
+    within = (number - (ends - multiplicity).gather(1, orbit)).clamp_(0, maps.shape[1] - 1)
+    chosen = (position.gather(1, orbit) * maps.shape[1] + within).flatten()
+    of_atom = maps.flatten(0, 1).index_select(0, chosen).view(n, n_atoms, 4, 3)
+    parameters = free.float().gather(1, orbit[..., None].expand(-1, -1, 3))[..., None]
+    points = of_atom[:, :, 3]
+    for axis in range(3):
+        points = points + of_atom[:, :, axis] * parameters[:, :, axis]
+    return PlacedAtoms(points @ _inverse(transform), orbit, exists & settled.gather(1, orbit))
 
 
 def least_volumes(atoms: PlacedAtoms, lattice: Tensor, limits: Tensor, slot: Tensor) -> Tensor:
@@ -90,39 +108,38 @@ def least_volumes(atoms: PlacedAtoms, lattice: Tensor, limits: Tensor, slot: Ten
         limits: Float (N, K, K), A; see `pair_limits`.
         slot: Long (N, S): the element of each occupied position, 0 .. K - 1.
     """
-    parts = [
-        _largest_ratio(
-            PlacedAtoms(atoms.points[rows], atoms.orbit[rows], atoms.settled[rows]),
-            lattice[rows].float(),
-            limits[rows],
-            slot[rows],
-        )
-        for rows in (slice(start, start + _CHUNK) for start in range(0, len(lattice), _CHUNK))
-    ]
-    return torch.cat([torch.zeros(0), *parts]).double().pow(3) * lattice.det().abs()
+    ratio = torch.zeros(len(lattice))
+    single = lattice.float()
+    ends = (atoms.settled * torch.arange(1, atoms.settled.shape[1] + 1)).amax(1)
+    for rows in _by_size(ends) if len(ends) else ():  # alike in size, so that little is padded
+        width = int(ends[rows].max())
+        part = PlacedAtoms(*(values[rows, :width] for values in (atoms.points, atoms.orbit, atoms.settled)))
+        if width:
+            ratio[rows] = _largest_ratio(part, single[rows], limits[rows], slot[rows])
+    return ratio.double().pow(3) * cell_volumes(lattice)
 
 
 def _largest_ratio(atoms: PlacedAtoms, lattice: Tensor, limits: Tensor, slot: Tensor) -> Tensor:
-    """The largest limit over distance among the pairs of atoms, float (N,)."""
-    rows = torch.arange(len(lattice))[:, None]
+    """The largest limit over distance among the pairs of atoms, float (n,)."""
+    n, n_atoms = atoms.orbit.shape
     first = _first_of_orbit(atoms)  # atoms of one position are alike, one of them speaks for all
-    exists = first < len(atoms.points[0])
-    first = first.clamp_max(len(atoms.points[0]) - 1)
-    metric = lattice @ lattice.transpose(1, 2)
-    difference = atoms.points[rows, first][:, :, None] - atoms.points[:, None]  # (N, S, A, 3)
-    difference = difference - difference.round()
-    projected = difference @ metric[:, None]
-    base = (difference * projected).sum(-1)
-    steps = torch.einsum("ti,nij,tj->nt", _OFFSETS, metric, _OFFSETS)
-    across = (projected @ _OFFSETS.T).abs_().mul_(-2).add_(steps[:, None, None])
-    nearest = across.amin(-1)  # the nearest image beyond the wrapped one
-    itself = (first[:, :, None] == torch.arange(atoms.points.shape[1])) & exists[:, :, None]
-    square = torch.where(itself, nearest, base + nearest.clamp_max(0)).clamp_min(1e-12)
-    atom_slot = slot.gather(1, atoms.orbit)
-    asked = limits[rows[..., None], slot.gather(1, atoms.orbit.gather(1, first))[:, :, None], atom_slot[:, None]]
-    ratio = asked * square.rsqrt()
+    exists = first < n_atoms
+    first = first.clamp_max(n_atoms - 1)
+    points = atoms.points.transpose(1, 2)
+    difference = points.gather(2, first[:, None].expand(-1, 3, -1))[..., None] - points[:, :, None]  # (n, 3, S, A)
+    difference = (difference - difference.round()).flatten(2)
+    steps = _OFFSETS @ (lattice @ lattice.transpose(1, 2))  # (n, 13, 3)
+    lengths = (steps * _OFFSETS).sum(2, keepdim=True)
+    across = (steps @ difference).abs_().mul_(-2).add_(lengths)
+    nearest = across.amin(1)  # the nearest image beyond the wrapped one
+    square = (lattice.transpose(1, 2) @ difference).square_().sum(1).add_(nearest.clamp_max(0)).view(n, -1, n_atoms)
+    itself = (first[:, :, None] == torch.arange(n_atoms)) & exists[:, :, None]
+    square = torch.where(itself, nearest.view(square.shape), square).clamp_min_(1e-12)
+    of_atom = slot.gather(1, atoms.orbit)
+    asked = limits.gather(1, of_atom.gather(1, first)[..., None].expand(-1, -1, limits.shape[2]))
+    asked = asked.gather(2, of_atom[:, None].expand(-1, asked.shape[1], -1))
     counts = exists[:, :, None] & atoms.settled[:, None]
-    return torch.where(counts, ratio, 0.0).flatten(1).amax(1)
+    return torch.where(counts, asked * square.rsqrt_(), 0.0).flatten(1).amax(1)
 
 
 def _first_of_orbit(atoms: PlacedAtoms) -> Tensor:
@@ -135,18 +152,45 @@ def _first_of_orbit(atoms: PlacedAtoms) -> Tensor:
     return number.sort(dim=1).values[:, :width]
 
 
-def clearances(
-    atoms: PlacedAtoms, flat_position: Tensor, candidates: Tensor, lattice: Tensor, limits: Tensor, transform: Tensor
-) -> Tensor:
-    """Return how far atoms at candidate coordinates would stand from the settled ones, in units of their limits.
+def cell_volumes(lattice: Tensor) -> Tensor:
+    """Return the volumes of cells, (n,), from their vectors (n, 3, 3)."""
+    a, b, c = lattice.unbind(1)
+    volumes: Tensor = (torch.linalg.cross(a, b) * c).sum(1).abs()
+    return volumes
 
+
+@dataclass(frozen=True, eq=False)
+class Candidates:
+    """The values that may be chosen for one coordinate each of N positions."""
+
+    flat_position: Tensor
+    """Long (N,): number of the position in `position_tables`."""
+    chosen: Tensor
+    """Float (N, 3): its x, y, z as far as they are chosen, 0 for the others."""
+    axis: Tensor
+    """Long (N,): the coordinate in question; those before it are chosen, those after it open."""
+    values: Tensor
+    """Float (N, C)."""
+
+    @property
+    def is_last(self) -> Tensor:
+        """Whether no further coordinate of the position is open, bool (N,)."""
+        return _last_axis()[self.flat_position] <= self.axis
+
+
+def clearances(
+    atoms: PlacedAtoms, candidates: Candidates, lattice: Tensor, limits: Tensor, transform: Tensor
+) -> Tensor:
+    """Return how far atoms at candidate coordinates would stand from others, in units of their limits.
+
+    The last coordinate of a position is judged by all settled atoms and by the atoms of the position itself; an earlier
+    one by those of the latter whose distance the coordinates to come do not change, as across a mirror plane.
     Every pair is judged by one image only, that of the wrapped difference; exact for short distances in most cells, and
     meant to guide a choice that `least_volumes` settles.
 
     Args:
         atoms: What is settled.
-        flat_position: Long (N,): the position to be occupied.
-        candidates: Float (N, C, 3): x, y, z of each candidate.
+        candidates: C values of one coordinate of each crystal.
         lattice: Float (N, 3, 3): reduced primitive basis, A.
         limits: Float (N, A + 1): least distance to each atom, and to atoms of the same position.
         transform: Long (N, 3, 3): reduced basis = transform @ primitive basis.
@@ -154,36 +198,72 @@ def clearances(
     Returns:
         Float (N, C): 0 where atoms coincide.
     """
-    multiplicity = position_tables().primitive_multiplicity[flat_position]
-    result = torch.empty(candidates.shape[:2])
-    to_reduced = _inverse(transform)
-    order = multiplicity.argsort()
-    for rows in torch.split(order, _CHUNK // 2):  # alike in multiplicity, so that little is padded
-        most = int(multiplicity[rows].max())
-        maps = _single_maps()[flat_position[rows], :most]
-        turned = maps[..., :3].transpose(2, 3) @ to_reduced[rows, None]  # (n, M, 3, 3)
-        shift = maps[..., 3] @ to_reduced[rows]
-        points = candidates[rows].float()
-        images = torch.einsum("ncj,nmjk->nmck", points, turned) + shift[:, :, None]  # (n, M, C, 3)
-        settled = atoms.settled[rows]
-        width = int(settled.any(0).nonzero().max()) + 1 if bool(settled.any()) else 0
-        others = torch.cat([atoms.points[rows, :width, None].expand(-1, -1, images.shape[2], -1), images[:, 1:]], dim=1)
-        difference = others - images[:, :1]
+    n_atoms = atoms.settled.shape[1]
+    counts = atoms.settled & candidates.is_last[:, None]
+    width = (counts * torch.arange(1, n_atoms + 1)).amax(1)
+    multiplicity = position_tables().primitive_multiplicity[candidates.flat_position]
+    turn, axes = _inverse(transform).transpose(1, 2), torch.eye(3, 4)[candidates.axis]
+    at_zero = torch.nn.functional.pad(candidates.chosen, (0, 1), value=1.0) * (1 - axes)
+    basis = torch.stack([at_zero, axes], dim=2)  # (N, 4, 2): all that follows is linear in the candidate value
+    grid = torch.stack([torch.ones_like(candidates.values), candidates.values], dim=1)
+    base = turn @ (_single_maps()[candidates.flat_position, 0].transpose(1, 2) @ basis)  # (N, 3, 2)
+    weight = limits.square().reciprocal_()
+    result = torch.empty(candidates.values.shape)
+    for rows in _by_size(width + multiplicity):  # alike in the number of pairs, so that little is padded
+        most, others, position = int(multiplicity[rows].max()), int(width[rows].max()), candidates.flat_position[rows]
+        moves = _image_moves()[:, :, : most - 1][position].flatten(1, 2) @ basis[rows]
+        images = (turn[rows] @ moves.view(len(moves), 3, -1)).view(len(moves), 3, most - 1, 2)
+        from_here = -base[rows, :, None].expand(-1, -1, others, -1)
+        from_here = torch.stack([from_here[..., 0] + atoms.points[rows, :others].transpose(1, 2), from_here[..., 1]], 3)
+        pairs = torch.cat([from_here, images], dim=2)
+        difference = pairs.flatten(1, 2) @ grid[rows]  # (n, 3 k, C)
         difference -= difference.round()
-        n, k, c, _ = difference.shape
-        square = (difference.reshape(n, k * c, 3) @ lattice[rows].float()).square_().sum(-1).reshape(n, k, c)
-        of_own = multiplicity[rows, None] > torch.arange(1, most)
-        counts = torch.cat([settled[:, :width], of_own], dim=1)
-        asked = torch.cat([limits[rows, :width], limits[rows, -1:].expand(-1, most - 1)], dim=1)
-        square = torch.where(counts[..., None], square / asked.square()[..., None], _BEYOND)
-        result[rows] = square.amin(1).sqrt() if k else math.sqrt(_BEYOND)
-    return result
+        difference = lattice[rows].transpose(1, 2) @ difference.view(len(moves), 3, -1)
+        square = difference.square_().sum(1).view(len(moves), -1, grid.shape[2])
+        of_own = _is_settled_by()[position, candidates.axis[rows], : most - 1]
+        judged = torch.cat([counts[rows, :others], of_own], dim=1)[..., None]
+        asked = torch.cat([weight[rows, :others], weight[rows, -1:].expand(-1, most - 1)], dim=1)[..., None]
+        square = torch.addcmul(torch.where(judged, 0.0, _BEYOND), square, asked)
+        result[rows] = square.amin(1) if square.shape[1] else torch.tensor(_BEYOND)
+    return result.sqrt_()
+
+
+def _by_size(size: Tensor) -> tuple[Tensor | slice, ...]:
+    """Rows (n,) in chunks of like size."""
+    return (slice(None),) if len(size) <= _CHUNK else torch.split(size.argsort(), _CHUNK)
+
+
+def is_judged(flat_position: Tensor, axis: Tensor) -> Tensor:
+    """Return whether values of a coordinate differ in what `clearances` says, bool (n,), for long (n,) each."""
+    return (_last_axis()[flat_position] <= axis) | _is_settled_by()[flat_position, axis].any(1)
 
 
 @lru_cache(maxsize=1)
 def _single_maps() -> Tensor:
-    """The maps of all positions in single precision, float (P, 48, 3, 4)."""
-    return position_tables().maps.float()
+    """The maps of all positions in single precision: x, y, z and 1 times this, float (P, 48, 4, 3)."""
+    return position_tables().maps.float().transpose(2, 3).contiguous()
+
+
+@lru_cache(maxsize=1)
+def _image_moves() -> Tensor:
+    """From the first point of a position to its others, by x, y, z and 1: float (P, 3, 47, 4)."""
+    maps = position_tables().maps.float()
+    return (maps[:, 1:] - maps[:, :1]).transpose(1, 2).contiguous()
+
+
+@lru_cache(maxsize=1)
+def _is_settled_by() -> Tensor:
+    """Whether coordinates after axis 0, 1, 2 leave the way from the first point to each other one, bool (P, 3, 47)."""
+    changes = (_image_moves()[..., :3] != 0).any(1)  # (P, 47, 3)
+    later = torch.stack([changes[..., axis + 1 :].any(2) for axis in range(3)], dim=1)
+    exists = torch.arange(1, changes.shape[1] + 1) < position_tables().primitive_multiplicity[:, None]
+    return ~later & exists[:, None]
+
+
+@lru_cache(maxsize=1)
+def _last_axis() -> Tensor:
+    """The last free axis of each position, long (P,); 0 where there is none."""
+    return (position_tables().free_axes * torch.arange(3)).amax(1)
 
 
 def _inverse(transform: Tensor) -> Tensor:

@@ -59,42 +59,42 @@ class CrystalColumns:
     closed_shell = 11
     """Bit i is set when element i can only be a closed-shell anion."""
 
-    @property
+    @cached_property
     def remaining(self) -> slice:
         """Atoms of each element still to be placed, (n, K)."""
         return slice(12, 12 + self.n_elements)
 
-    @property
+    @cached_property
     def flat(self) -> slice:
         """Each occupied position's number in `position_tables` + 1, 0 where there is none, (n, S)."""
         return slice(self.remaining.stop, self.remaining.stop + self.n_orbits)
 
-    @property
+    @cached_property
     def slot(self) -> slice:
         """The element of each occupied position, 0 .. K - 1, (n, S)."""
         return slice(self.flat.stop, self.flat.stop + self.n_orbits)
 
-    @property
+    @cached_property
     def lattice(self) -> slice:
         """Bin of each lattice entry, -1 where not chosen or fixed, (n, 5)."""
         return slice(self.slot.stop, self.slot.stop + 5)
 
-    @property
+    @cached_property
     def free(self) -> slice:
         """Bin of each coordinate, -1 where not chosen or absent, (n, 3 S)."""
         return slice(self.lattice.stop, self.lattice.stop + 3 * self.n_orbits)
 
-    @property
+    @cached_property
     def transform(self) -> slice:
         """Reduced basis = transform @ primitive basis, row by row, (n, 9)."""
         return slice(self.free.stop, self.free.stop + 9)
 
-    @property
+    @cached_property
     def composition(self) -> slice:
         """State of the composition, (n, composition_size)."""
         return slice(self.transform.stop, self.transform.stop + self.composition_size)
 
-    @property
+    @cached_property
     def size(self) -> int:
         """Columns in all."""
         end: int = self.composition.stop

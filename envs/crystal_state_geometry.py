@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
 
 from envs.composition import CompositionSpace
 from envs.crystal_batch import position_tables
-from envs.crystal_geometry import PlacedAtoms, clearances, least_volumes, pair_limits, place_atoms
+from envs.crystal_geometry import (
+    Candidates,
+    PlacedAtoms,
+    cell_volumes,
+    clearances,
+    is_judged,
+    least_volumes,
+    limits_of_pairs,
+    pair_limits,
+    place_atoms,
+)
 from envs.crystal_grid import N_COORDINATES, VOLUME_RATIOS, axis_values, coordinates, volumes_of_elements
 from envs.crystal_state import CrystalColumns
 from envs.formula import CompositionBatch
@@ -23,6 +34,7 @@ UNCONSTRAINED = 10.0
 """Clearance where a coordinate alone settles no atom."""
 _SYSTEM_ENDS = torch.tensor([last for last, _ in CRYSTAL_SYSTEMS])
 _TRIGONAL, _HEXAGONAL = 4, 5
+_Answer = TypeVar("_Answer")
 
 
 def crystal_system(group: Tensor) -> Tensor:
@@ -43,6 +55,7 @@ class StateGeometry:
         self.columns, self.composition, self.min_distance = columns, composition, min_distance
         self._clearance = _Latest(self._compute_clearance)
         self._least_ratio = _Latest(self._compute_least_ratio)
+        self._compositions = _Latest(self._read_compositions)
 
     def clearance(self, state: Tensor) -> Tensor:
         """Return the room that each value of the next coordinate leaves, float (n, N_COORDINATES).
@@ -62,6 +75,9 @@ class StateGeometry:
 
     def compositions(self, state: Tensor) -> CompositionBatch:
         """Return the compositions, reduced."""
+        return self._compositions(state)
+
+    def _read_compositions(self, state: Tensor) -> CompositionBatch:
         return self.composition.materials(state[:, self.columns.composition])
 
     def element_volume(self, state: Tensor) -> Tensor:
@@ -82,8 +98,12 @@ class StateGeometry:
     def limits(self, state: Tensor) -> Tensor:
         """Return the least distances between elements, float (n, K, K), A."""
         numbers = self.compositions(state).atomic_numbers
+        return pair_limits(numbers, self._closed_shell(state, numbers), self.min_distance)
+
+    def _closed_shell(self, state: Tensor, numbers: Tensor) -> Tensor:
+        """Whether each element can only be a closed-shell anion, bool (n, K)."""
         bits = state[:, self.columns.closed_shell, None] >> torch.arange(numbers.shape[1])
-        return pair_limits(numbers, bits & 1 == 1, self.min_distance)
+        return bits & 1 == 1
 
     def flat_position(self, state: Tensor) -> Tensor:
         """Return each occupied position's number in `position_tables`, long (n, S), -1 where there is none."""
@@ -114,44 +134,53 @@ class StateGeometry:
         columns = self.columns
         orbit, axis = state[:, columns.orbit], state[:, columns.axis]
         flat = self.flat_position(state).gather(1, orbit[:, None]).squeeze(1)
-        later = position_tables().free_axes[flat] & (torch.arange(3) > axis[:, None])
+        judged = is_judged(flat, axis)
+        if judged.all():
+            return self._judge(state, orbit, axis, flat)
         result = torch.full((len(state), N_COORDINATES), UNCONSTRAINED)
-        rows = (~later.any(1)).nonzero().squeeze(1)
-        if not len(rows):
-            return result
-        state, orbit, axis, flat = state[rows], orbit[rows], axis[rows], flat[rows]
-        number = torch.arange(len(state))
-        atoms = self.placed_atoms(state)
-        own = coordinates(self.free_bins(state)[number, orbit])
-        candidates = own[:, None].repeat(1, N_COORDINATES, 1)
-        candidates[number, :, axis] = axis_values(axis)
-        lattice = self._reduced(state)
-        largest = self.element_volume(state) * VOLUME_RATIOS[-1]
-        lattice = lattice * (largest / lattice.det().abs()).pow(1 / 3)[:, None, None]
-        slot = state[:, columns.slot]
-        of_atoms = slot.gather(1, atoms.orbit)
-        here = slot[number, orbit]
-        limits = self.limits(state)[number, here]  # (n, K)
-        to_atoms = torch.cat([limits.gather(1, of_atoms), limits.gather(1, here[:, None])], dim=1)
-        transform = state[:, columns.transform].reshape(-1, 3, 3)
-        found = clearances(atoms, flat, candidates, lattice, to_atoms, transform)
-        result[rows] = found.clamp_max(UNCONSTRAINED)
+        rows = judged.nonzero().squeeze(1)
+        if len(rows):
+            result[rows] = self._judge(state.index_select(0, rows), orbit[rows], axis[rows], flat[rows])
         return result
 
+    def _judge(self, state: Tensor, orbit: Tensor, axis: Tensor, flat: Tensor) -> Tensor:
+        """Clearances where there is something to judge, by occupied position, axis and number of the position."""
+        columns, here = self.columns, orbit[:, None]
+        atoms = self.placed_atoms(state)
+        bins = self.free_bins(state).gather(1, here[..., None].expand(-1, -1, 3)).squeeze(1)
+        candidates = Candidates(flat, coordinates(bins).float(), axis, _AXIS_VALUES[axis])
+        lattice = self._reduced(state)
+        largest = self.element_volume(state) * VOLUME_RATIOS[-1]
+        lattice = (lattice * (largest / cell_volumes(lattice)).pow(1 / 3)[:, None, None]).float()
+        slot = state[:, columns.slot]
+        numbers = self.compositions(state).atomic_numbers
+        closed = self._closed_shell(state, numbers)
+        own = slot.gather(1, here)
+        to_elements = limits_of_pairs(
+            numbers.gather(1, own), closed.gather(1, own), numbers, closed, self.min_distance
+        )  # (n, K)
+        to_atoms = to_elements.gather(1, torch.cat([slot.gather(1, atoms.orbit), own], dim=1))
+        transform = state[:, columns.transform].reshape(-1, 3, 3)
+        return clearances(atoms, candidates, lattice, to_atoms, transform).clamp_max_(UNCONSTRAINED)
 
-class _Latest:
+
+_AXIS_VALUES = axis_values(torch.arange(3)).float()
+
+
+class _Latest(Generic[_Answer]):
     """A function of a state that remembers its latest answer: masks and features ask for the same."""
 
-    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+    def __init__(self, function: Callable[[Tensor], _Answer]) -> None:
         self.function = function
-        self._state: weakref.ref[Tensor] | None = None
-        self._version = -1
-        self._answer = torch.empty(0)
+        self._known: tuple[weakref.ref[Tensor], int, _Answer] | None = None
 
-    def __call__(self, state: Tensor) -> Tensor:
+    def __call__(self, state: Tensor) -> _Answer:
         if state.is_inference():  # such tensors do not tell when they change
             return self.function(state)
-        if self._state is None or self._state() is not state or self._version != state._version:
-            self._answer = self.function(state)
-            self._state, self._version = weakref.ref(state), state._version
-        return self._answer
+        if self._known is not None:
+            known, version, answer = self._known
+            if known() is state and version == state._version:
+                return answer
+        answer = self.function(state)
+        self._known = (weakref.ref(state), state._version, answer)
+        return answer

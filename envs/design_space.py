@@ -206,14 +206,15 @@ class DesignSpace(ABC):
         open after a few rounds is drawn from the full mask. Both are uniform over the mask.
         """
         state = self.initial(n)
-        for _ in range(self.max_steps):
-            open_rows = (~self.is_finished(state)).nonzero().squeeze(1)
-            if not len(open_rows):
-                break
-            actions = torch.full((n,), self.stop)
-            actions[open_rows] = self._draw_uniform(state[open_rows], generator)
-            state = self.step(state, actions)
-        return state
+        while True:
+            rows = (~self.is_finished(state)).nonzero().squeeze(1)
+            if not len(rows):
+                return state
+            if len(self.kinds) > 1:  # one kind at a time, for all rows that have come so far
+                kind = self.kind(state)[rows]
+                rows = rows[kind == kind.min()]
+            here = state.index_select(0, rows)
+            state.index_copy_(0, rows, self.step(here, self._draw_uniform(here, generator)))
 
     def edit(self, actions: Tensor, generator: torch.Generator) -> Tensor:
         """Return a valid variation of each material, long (n, max_steps): here, with a new end.
@@ -258,7 +259,7 @@ class DesignSpace(ABC):
         actions = torch.empty(len(state), dtype=torch.long)
         uniform = torch.rand(len(state), generator=generator)
         for number, rows in self.rows_by_kind(state):
-            mask = self.mask_of(number, state[rows])
+            mask = self.mask_of(number, state if isinstance(rows, slice) else state.index_select(0, rows))
             actions[rows] = self.kinds[number].start + _choose_uniformly(mask, uniform[rows])
         return actions
 

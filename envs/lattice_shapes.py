@@ -12,8 +12,6 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-from envs.crystal_batch import lattice_vectors
-
 N_RATIOS = 32
 """Bins of b/a and of c/a."""
 N_ANGLES = 16
@@ -63,11 +61,14 @@ def shape_lattices(bins: Tensor, hexagonal: Tensor) -> Tensor:
         bins: Long (n, 5), -1 where the crystal system fixes the entry.
         hexagonal: Bool (n,): whether the fixed gamma is 120 degrees instead of 90.
     """
-    fixed = torch.tensor([1.0, 1.0, 90.0, 90.0, 90.0], dtype=torch.float64).repeat(len(bins), 1)
-    fixed[:, 4] = torch.where(hexagonal, 120.0, 90.0)
-    chosen = torch.stack([entry_values(entry)[bins[:, entry].clamp_min(0)] for entry in range(5)], dim=1)
-    shape = torch.where(bins >= 0, chosen, fixed)
-    return lattice_vectors(torch.cat([torch.ones_like(shape[:, :1]), shape], dim=1))
+    b, c, alpha, beta, gamma = _LENGTHS_AND_COSINES[bins + 1, torch.arange(5)].unbind(1)
+    gamma = torch.where(hexagonal & (bins[:, 4] < 0), -0.5, gamma)
+    sine = (1 - gamma**2).sqrt()
+    across = (alpha - beta * gamma) / sine
+    height = (1 - beta**2 - across**2).clamp_min(0).sqrt()
+    zero, one = torch.zeros_like(b), torch.ones_like(b)
+    rows = [one, zero, zero, gamma * b, sine * b, zero, beta * c, across * c, height * c]
+    return torch.stack(rows, dim=1).view(-1, 3, 3)
 
 
 def relative_volume(alpha: Tensor, beta: Tensor, gamma: Tensor) -> Tensor:
@@ -137,4 +138,15 @@ def _closest_pair(first: Tensor, second: Tensor, third: Tensor) -> Tensor:
     return torch.where((shortest < third.norm(dim=1) * (1 - 1e-9))[:, None], best, 0.0)
 
 
+def _lengths_and_cosines() -> Tensor:
+    """Lengths in units of a and cosines by bin, float64 (N_RATIOS + 1, 5); the first row: what is fixed."""
+    table = torch.zeros(N_RATIOS + 1, 5, dtype=torch.float64)
+    table[0, :2] = 1.0  # fixed lengths; fixed angles are right
+    for entry, size in enumerate(ENTRY_SIZES):
+        centres = entry_values(entry)
+        table[1 : size + 1, entry] = centres if entry < 2 else torch.cos(torch.deg2rad(centres))
+    return table
+
+
+_LENGTHS_AND_COSINES = _lengths_and_cosines()
 _AROUND = torch.cartesian_prod(*[torch.arange(-1.0, 2.0, dtype=torch.float64)] * 2)

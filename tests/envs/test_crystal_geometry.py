@@ -169,7 +169,7 @@ def all_distances(points: torch.Tensor, reduced: torch.Tensor, transform: torch.
 
 def test_clearances_are_least_distances_and_never_miss_atoms_that_coincide() -> None:
     space = free_crystal_space()  # crowded
-    state, seen, coincide = space.initial(96), 0, 0
+    state, seen, early, coincide = space.initial(96), 0, 0, 0
     generator = torch.Generator().manual_seed(3)
     for _ in range(space.max_steps):
         if bool(space.is_finished(state).all()):
@@ -179,11 +179,9 @@ def test_clearances_are_least_distances_and_never_miss_atoms_that_coincide() -> 
             here = state[rows]
             clearance = space.geometry.clearance(here)
             for row in range(0, len(rows), 6):
-                expected = clearances_by_brute_force(space, here[row])
-                if expected is None:
-                    assert (clearance[row] == UNCONSTRAINED).all()
-                    continue
-                seen += 1
+                expected, is_last = clearances_by_brute_force(space, here[row])
+                early += int(not is_last and bool((expected < UNCONSTRAINED).any()))
+                seen += int(is_last)
                 coincide += int((expected < 1e-6).sum())
                 assert (clearance[row].double() >= expected * (1 - 1e-3) - 1e-5).all()
                 assert torch.equal(clearance[row] < 1e-4, expected < 1e-4)
@@ -192,11 +190,15 @@ def test_clearances_are_least_distances_and_never_miss_atoms_that_coincide() -> 
                 assert clearance[row].double()[near].allclose(expected[near], rtol=1e-3, atol=1e-5)
         state = space.step(state, space._draw_uniform(state, generator))
     assert seen > 80
+    assert early > 10
     assert coincide > 10
 
 
-def clearances_by_brute_force(space: CrystalSpace, state: torch.Tensor) -> torch.Tensor | None:
-    """What `clearance` says of one state (size,), in double precision over 125 images; None while axes are open."""
+def clearances_by_brute_force(space: CrystalSpace, state: torch.Tensor) -> tuple[torch.Tensor, bool]:
+    """What `clearance` says of a state (size,), in double precision over 125 images, and whether the axis is the last.
+
+    On an earlier axis only those images of an atom count whose distance is the same wherever the other axes lead.
+    """
     columns, row = space.columns, state[None]
     group = space_group(int(state[columns.group]))
     first = int(position_tables().first[group.number - 1])
@@ -204,8 +206,7 @@ def clearances_by_brute_force(space: CrystalSpace, state: torch.Tensor) -> torch
     bins = space.geometry.free_bins(row)[0]
     positions = [group.positions[flat - 1 - first] for flat in state[columns.flat].tolist() if flat]
     own = positions[orbit]
-    if any(own.free_axes[later] for later in range(axis + 1, 3)):
-        return None
+    later = [k for k in range(axis + 1, 3) if own.free_axes[k]]
     limits = space.geometry.limits(row)[0].double()
     slots = state[columns.slot].tolist()
     lattice = space.geometry.primitive_lattice(row)[0]
@@ -215,7 +216,7 @@ def clearances_by_brute_force(space: CrystalSpace, state: torch.Tensor) -> torch
     others, asked = [], []
     for i, position in enumerate(positions):
         done = all(int(bins[i, k]) >= 0 for k in range(3) if position.free_axes[k])
-        if i != orbit and done:
+        if i != orbit and done and not later:
             points = position.orbit(coordinates(bins[i]), primitive=True)
             others.append(points)
             asked += [float(limits[slots[orbit], slots[i]])] * len(points)
@@ -224,15 +225,37 @@ def clearances_by_brute_force(space: CrystalSpace, state: torch.Tensor) -> torch
         free = coordinates(bins[orbit])
         free[axis] = value
         points = own.orbit(free, primitive=True)
-        every = torch.cat([*others, points[1:]])
-        limit = torch.tensor([*asked, *[float(limits[slots[orbit], slots[orbit]])] * (len(points) - 1)]).double()
+        elsewhere = free.clone()
+        elsewhere[later] += torch.tensor([0.1234, 0.2718], dtype=torch.float64)[: len(later)]
+        moved = own.orbit(elsewhere, primitive=True)
+        same = ((points - points[:1]) - (moved - moved[:1])).abs().amax(1) < 1e-9
+        images = points[1:][same[1:]]
+        every = torch.cat([*others, images])
+        limit = torch.tensor([*asked, *[float(limits[slots[orbit], slots[orbit]])] * len(images)]).double()
         if not len(every):
-            return torch.full((N_COORDINATES,), UNCONSTRAINED, dtype=torch.float64)
+            return torch.full((N_COORDINATES,), UNCONSTRAINED, dtype=torch.float64), not later
         difference = (every - points[:1]) @ to_reduced
         difference -= difference.round()
         lengths = ((difference[:, None] + IMAGES) @ reduced[0]).norm(dim=-1).amin(1)
         result[k] = (lengths / limit).min()
-    return result.clamp_max(UNCONSTRAINED)
+    return result.clamp_max(UNCONSTRAINED), not later
+
+
+def test_where_no_value_has_room_those_near_the_best_are_allowed() -> None:
+    space, crowded = free_crystal_space(), 0
+    state, generator = space.initial(96), torch.Generator().manual_seed(4)
+    for _ in range(space.max_steps):
+        here = state[state[:, space.columns.stage] == Stage.COORDINATE]
+        if len(here):
+            clearance, number = space.geometry.clearance(here), torch.arange(len(here))
+            mask = space.mask_of(Stage.COORDINATE, here).unflatten(1, (3, N_COORDINATES))
+            axis = here[:, space.columns.axis]
+            best = clearance.amax(1, keepdim=True)
+            assert mask.any(2).sum(1).eq(1).all()
+            assert mask[number, axis].equal(torch.where(best >= 1, clearance >= 1, clearance >= 0.8 * best))
+            crowded += int((best < 1).sum())
+        state = space.step(state, space._draw_uniform(state, generator))
+    assert crowded > 30
 
 
 def test_atoms_that_are_not_settled_do_not_count() -> None:
