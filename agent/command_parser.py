@@ -18,6 +18,7 @@ from agent.config import (
     ConstraintConfig,
     CrystalConfig,
     DesignConfig,
+    EvaluateConfig,
     ICSD24FilterOptions,
     ObjectiveConfig,
     PlugIn,
@@ -57,7 +58,8 @@ def _load_yaml(text: str) -> Any:
     from ruamel.yaml import YAML
 
     value = YAML(typ="safe", pure=True).load(text)
-    unset = isinstance(value, dict) and all(entry is None for entry in value.values())
+    is_block = isinstance(value, dict) and not text.lstrip().startswith("{")
+    unset = is_block and all(entry is None for entry in value.values())
     return text if unset else value  # "band_gap:" on the command line is text, not a mapping
 
 
@@ -139,6 +141,16 @@ def make_parser() -> ArgumentParser:
         validate.add_argument(f"--{name}", type=bool, default=False, nargs="?", const=True, help=text)
     _add_json(validate)
     commands.add_subcommand("validate", validate, help="judge crystal structures from files")
+
+    evaluate = _Parser(description="Measure a list of compositions or structures with the metrics of the field.")
+    evaluate.add_argument("--config", action="config", help="YAML file with any of these options")
+    evaluate.add_argument("files", type=Path, nargs="+", help="tables of formulas, structure files, folders of these")
+    evaluate.add_class_arguments(EvaluateConfig, skip={"files", "relax"})
+    evaluate.add_argument(
+        "--relax", type=bool, default=False, nargs="?", const=True, help="relax structures; distance to the hull"
+    )
+    _add_json(evaluate)
+    commands.add_subcommand("evaluate", evaluate, help="measure a list of compositions or structures")
     return parser
 
 
@@ -197,31 +209,38 @@ def refuse_null(config: type, values: Any, where: str = "") -> None:
 # Mistakes
 
 
-_OPTIONAL = (
-    r"Does not validate against any of the Union.*?Errors:\s+- (.*?)\s+- Expected a <class 'NoneType'>"
-    r"\s+Given value type: .*?Given value: (.*)"
+_UNION = re.compile(
+    r"Does not validate against any of the Union subtypes\s+Subtypes: .*\s+Errors:\s+"
+    r"((?:(?!Does not validate)[\s\S])*?)\s+Given value type: .*\s+Given value: (.*)"
 )
-"""How the parser says that a value is neither what was expected nor null."""
+"""How the parser says that a value is none of several types; one that contains no other."""
+_NO_MAPPING = r"Not a valid subclass of \w+\s+Subclass types expect one of:(\s+- a (class|dict) .*)+"
+"""How the parser says that a section of options is no mapping."""
 
 
-def _either_or_null(found: re.Match[str]) -> str:
-    reason, value = found.groups()
-    simple = re.fullmatch(r"Expected a <class '\w+'>", reason)
-    return f"{reason}, or null. Got value: {value}" if simple else reason
+def _one_of_several(found: re.Match[str]) -> str:
+    reasons, value = re.split(r"\s*(?:^|\n)\s*- ", f"\n{found[1]}")[1:], found[2]
+    kinds = [re.fullmatch(r"Expected a(?: <class '(\w+)'>| (mapping))", reason) for reason in reasons]
+    names = ["null" if kind[1] == "NoneType" else kind[1] or kind[2] for kind in kinds if kind]
+    if len(names) == len(reasons):
+        return f"expected {', '.join(names[:-1])}{', or ' if len(names) > 1 else ''}{names[-1]}. Got value: {value}"
+    return reasons[0]
 
 
 def one_line(message: str) -> str:
     """Fold a message into one line, without the parser's talk of its own classes."""
-    text = re.sub(_OPTIONAL, _either_or_null, message, flags=re.DOTALL)
+    text, more = re.sub(_NO_MAPPING, "Expected a mapping", message), 1
+    while more:  # from the inside out
+        text, more = _UNION.subn(_one_of_several, text)
     text = re.sub(r"Problem with given class_path '[^']*':\s*", "", text)
     text = re.sub(r"Not of type \w+: ", "", text)
-    text = re.sub(r"Expected a dot import path string: ", "expected a mapping. Got value: ", text)
+    text = re.sub(r"Expected (?:a )?dot import path string: ", "expected a mapping. Got value: ", text)
     text = re.sub(r"^Unexpected config: ", "config: expected a mapping of options, found ", text)
     text = re.sub(r"Parser key \"([^\"]*)\":", r"\1:", text)
     text = re.sub(r"Expected a <class '([^']*)'>", r"expected \1", text)
     text = re.sub(r"Expected a typing\.Literal", "expected one of ", text)
     unknown = re.search(r"(?:does not accept option|Option) '(?:\w+\.)*(\w+)'", text)
-    configs = (DesignConfig, ReferenceConfig, ValidateConfig, *_NESTED.values())
+    configs = (DesignConfig, ReferenceConfig, ValidateConfig, EvaluateConfig, *_NESTED.values())
     names = [field.name for config in configs for field in fields(config)]
     close = get_close_matches(unknown[1], names, n=1) if unknown else []
     return " ".join(text.split()) + (f"; did you mean {close[0]}?" if close else "")

@@ -14,8 +14,9 @@ from torch import Tensor
 from agent.objective import Objective
 from agent.policy import Policy
 from agent.reward import Reward
-from envs import DesignSpace
+from envs import CrystalSpace, DesignSpace
 from surrogates.band_gap import BandGapModel
+from surrogates.crystal_energy import CrystalEnergyModel
 from surrogates.distribution import PropertyDistribution
 from surrogates.energy import ENERGY_PROPERTIES, EnergyModel
 from surrogates.properties import PROPERTIES, SurrogateProperty
@@ -71,8 +72,10 @@ def examine(space: DesignSpace, reward: Reward, base: Policy, seed: int = 0) -> 
     uniform = reward.predict(space.materials(space.sample_uniform_policy(_SAMPLES, generator)))
     from_base = reward.predict(space.materials(base.sample_many(_SAMPLES, generator).state))
     wanted = (*reward.objectives, *reward.constraints)
-    entries = [_examine_one(o, uniform[o.property], from_base[o.property]) for o in wanted]
+    crystals = isinstance(space, CrystalSpace)
+    entries = [_examine_one(o, uniform[o.property], from_base[o.property], crystals) for o in wanted]
     warnings = [warning for entry in entries for warning in _warnings(entry)]
+    warnings += [text for o in reward.objectives for text in _too_cautious(o, from_base[o.property])]
     warnings += [
         warning
         for objective, entry in zip(wanted, entries, strict=True)
@@ -84,18 +87,19 @@ def examine(space: DesignSpace, reward: Reward, base: Policy, seed: int = 0) -> 
 
 
 def _examine_one(
-    objective: Objective, uniform: PropertyDistribution, from_base: PropertyDistribution
+    objective: Objective, uniform: PropertyDistribution, from_base: PropertyDistribution, crystals: bool
 ) -> ObjectiveSupport:
     energies = energy_model(objective)
     embedded = objective.model is None or energies is not None
     known = PROPERTIES.get(objective.property) if embedded or isinstance(objective.model, SurrogateProperty) else None
     measured = measured_values(objective.property) if embedded else None
+    by_structure = crystals and objective.model is None and objective.property in ENERGY_PROPERTIES
     return ObjectiveSupport(
         str(objective),
         objective.property,
         known.unit if known and known.unit != "1" else "",
-        _source(objective),
-        _error(objective),
+        _source_of_crystals() if by_structure else _source(objective),
+        _error_of_crystals() if by_structure else _error(objective),
         None if measured is None else int(objective.contains(measured).sum()),
         None if measured is None else len(measured),
         float(objective.contains(uniform.mean).float().mean()),
@@ -165,6 +169,24 @@ def _energy_error(model: EnergyModel, name: str) -> str:
     )
 
 
+def _source_of_crystals() -> str:
+    hull = CrystalEnergyModel.default().hull
+    return f"networks of composition, space group and positions, fitted to CHGNet energies (not DFT): {hull.source}"
+
+
+def _error_of_crystals() -> str:
+    model = CrystalEnergyModel.default()
+    found, source = model.validation, model.hull.source
+    if found is None:
+        return f"predicted from composition, space group and positions, {source}; how well is not known"
+    systems, types = found.new_systems, found.new_types
+    return (
+        f"predicted from composition, space group and positions: mean absolute error "
+        f"{systems.mae_eV_per_atom:.2f} eV/atom in chemical systems held out ({systems.crystals:,} crystals), "
+        f"{types.mae_eV_per_atom:.2f} in structure types held out; {source}"
+    )
+
+
 def _warnings(entry: ObjectiveSupport) -> Sequence[str]:
     warnings = []
     if entry.known_in_target is not None and entry.known_in_target < _FEWEST_KNOWN:
@@ -177,6 +199,20 @@ def _warnings(entry: ObjectiveSupport) -> Sequence[str]:
             f"{entry.objective}: no sample of {_SAMPLES:,} is predicted within; the target may be out of reach"
         )
     return warnings
+
+
+def _too_cautious(objective: Objective, from_base: PropertyDistribution) -> Sequence[str]:
+    """Warn where nearly all that is predicted within counts for nothing, because the predictions are distrusted."""
+    if objective.goal == "window" or objective.caution <= 0:
+        return []
+    within = float(objective.contains(from_base.mean).float().mean())
+    worth = float((objective.utility(from_base) > 0).float().mean())
+    if within < 0.05 or worth > 0.1 * within:
+        return []
+    return [
+        f"{objective}: {within:.1%} of the prior's samples are predicted within, but at caution {objective.caution:g} "
+        f"only {worth:.1%} count, so uncertain are the predictions (caution: 0 trusts them)"
+    ]
 
 
 def _beyond_the_data(objective: Objective) -> Sequence[str]:

@@ -64,15 +64,11 @@ def make_design_space(config: DesignConfig) -> CompositionSpace | CrystalSpace:
     """Build the space of the compositions, or of the crystals where they are asked for.
 
     Raises:
-        ValueError: A limit is wrong, or something is asked for that crystals do not have.
+        ValueError: A limit is wrong; the message names it.
     """
     composition = make_space(config.space)
     if config.crystal is None:
         return composition
-    if config.rounds:
-        raise ValueError("rounds: campaigns label compositions (expected rounds: 0 with crystal)")
-    if config.reference is not None:
-        raise ValueError("reference: energies of crystals refer to the embedded hull (leave it out with crystal)")
     names = ("max_atoms", "formula_units", "space_groups", "crystal_systems", "min_distance")
     try:
         return CrystalSpace(composition, **{name: getattr(config.crystal, name) for name in names})
@@ -98,7 +94,7 @@ def make_reward(config: DesignConfig, energies: EnergyModel | None = None) -> Re
     if config.reward is not None:
         found = load_plug_in(config.reward, "reward")
         if not callable(found):
-            raise ValueError(f"reward: {config.reward.class_path!r} cannot be called with a list of formulas")
+            raise ValueError(f"reward: {config.reward.class_path!r} cannot be called with a list of materials")
         return FunctionReward(found, config.reward.class_path)
     objectives, constraints = make_objectives(config, energies)
     return Reward(objectives, config.scalarization, constraints)
@@ -154,9 +150,13 @@ def _crystal_prior(path: Path, space: DesignSpace, seed: int, progress: bool) ->
 
     if not path.exists():
         raise ValueError(f"prior: {path} is not default, none, a prior file (.safetensors), a CIF or a folder of CIFs")
-    structures = [entry.structure for entry in read_structures([path]) if entry.structure is not None]
-    if not structures:
-        raise ValueError(f"prior: no structure could be read from {path}")
-    found = standardise(structures)
+    entries = read_structures([path])
+    found = standardise([entry.structure for entry in entries if entry.structure is not None])
+    if not len(found.crystals):
+        problems = [entry.problem for entry in entries] + found.reasons
+        raise ValueError(f"prior: no structure could be read from {path} ({next(filter(None, problems))})")
     texts = list(found.crystals)
-    return Prior.fit(space, texts, seed=seed, kept=Prior.default(), temperature=1.0, progress=progress)
+    try:
+        return Prior.fit(space, texts, seed=seed, kept=Prior.default(), temperature=1.0, progress=progress)
+    except ValueError as error:
+        raise ValueError(f"prior: {path}: {error}") from None

@@ -32,6 +32,7 @@ from agent.run_folder import RunFolder, describe_environment
 from agent.store_file import held
 from agent.structure_output import write_structures
 from agent.training_run import train_to
+from surrogates.progress import progress_bar
 
 _MOST_SAMPLES = 1_000_000
 _MOST_KNOWN = 2000
@@ -189,7 +190,9 @@ def _collect(
     labelled: tuple[str, ...] = (),
 ) -> tuple[Coverage, pd.DataFrame]:
     """Judge the policy and write candidates and report."""
-    coverage = agent.coverage(seed=config.seed)
+    with progress_bar(progress, 1, "coverage", "measure") as advance:
+        coverage = agent.coverage(seed=config.seed)
+        advance(1)
     folder.write_json("coverage.json", asdict(coverage))
     if config.crystal is None:
         candidates = collect_candidates(agent, config.candidates, config.samples, config.seed)
@@ -201,7 +204,10 @@ def _collect(
         candidates = add_labels(candidates, labels, labelled)
     folder.write_text("candidates.csv", candidates.to_csv(index=False, float_format="%.6g"))
     if agent.conditions.answers_preference:
-        front = pareto_front(agent.sample_front(max(config.samples, 100), seed=config.seed), agent.reward.objectives)
+        n_samples = max(config.samples, 100)
+        with progress_bar(progress, n_samples, "Pareto front", "sample") as advance:
+            front = pareto_front(agent.sample_front(n_samples, seed=config.seed), agent.reward.objectives)
+            advance(n_samples)
         folder.write_text("front.csv", front.materials.to_csv(index=False, float_format="%.6g"))
         folder.write_json("front.json", asdict(front.measures))
         known = predict_known(agent, _MOST_KNOWN, config.seed)
@@ -232,12 +238,21 @@ def _check(config: DesignConfig) -> None:
         raise ValueError(f"workers: {config.workers} is not in 1..1024")
     config.campaign.check()
     if config.crystal is not None:
-        check_crystal_options(config.crystal)
+        _check_crystal(config)
     for what, plug_in in plug_ins(config):
         check_no_secret(plug_in, what)
     if not 1 <= config.threads <= 1024:
         raise ValueError(f"threads: {config.threads} is not in 1..1024")
     torch.set_num_threads(config.threads)
+
+
+def _check_crystal(config: DesignConfig) -> None:
+    assert config.crystal is not None
+    check_crystal_options(config.crystal)
+    if config.rounds:
+        raise ValueError("rounds: campaigns label compositions (expected rounds: 0 with crystal)")
+    if config.reference is not None:
+        raise ValueError("reference: energies of crystals refer to the embedded hull (leave it out with crystal)")
 
 
 def sample_run(

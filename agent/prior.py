@@ -95,7 +95,7 @@ class Prior:
             progress: Whether to show a progress bar.
 
         Raises:
-            ValueError: Fewer than 20 materials lie inside the space.
+            ValueError: Fewer than 20 materials lie inside the space, or `kept` leaves nothing to fit.
         """
         materials = list(materials)
         known, outside = _sort_out(space, materials)
@@ -115,6 +115,8 @@ class Prior:
             network, average = (_with_parts_of(kept, space, width, depth) for _ in range(2))
             average.load_state_dict(network.state_dict())
             fitted = [part for part in network.parts if part.output.weight.requires_grad]
+            if not fitted:
+                raise ValueError("kept: the prior knows every part of the space, so nothing is left to fit")
             for part in fitted:
                 part.dropout.p = dropout
             parameters = [parameter for part in fitted for parameter in part.parameters()]

@@ -37,15 +37,18 @@ def write_structures(frames: Sequence[Frame], folder: Path, extended_xyz: Path) 
     """
     from pymatgen.io.cif import CifWriter
 
-    for old in [*folder.glob("*.cif"), extended_xyz]:
-        old.unlink(missing_ok=True)
-    if not frames:
-        return ()
-    folder.mkdir(exist_ok=True)
-    for frame in frames:
-        replace_text(folder / f"{frame.name}.cif", str(CifWriter(frame.structure)))
-    replace_text(extended_xyz, "".join(map(_as_text, frames)))
-    return extended_xyz, folder
+    if frames:
+        folder.mkdir(exist_ok=True)
+        for frame in frames:
+            replace_text(folder / f"{frame.name}.cif", str(CifWriter(frame.structure)))
+        replace_text(extended_xyz, "".join(map(_as_text, frames)))
+    else:
+        extended_xyz.unlink(missing_ok=True)
+    new = {f"{frame.name}.cif" for frame in frames}
+    for old in folder.glob("*.cif"):
+        if old.name not in new:
+            old.unlink(missing_ok=True)
+    return (extended_xyz, folder) if frames else ()
 
 
 def replace_text(path: Path, text: str) -> None:

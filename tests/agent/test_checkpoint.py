@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from agent import DesignAgent, Objective, Reward
 from agent.network_file import read_tensors, write_tensors
-from envs import CompositionSpace
+from envs import CompositionSpace, CrystalSpace
 from tests.agent.examples import (
     SMALL,
     crc_reward,
@@ -246,3 +246,46 @@ def test_options_of_another_version(path: Path) -> None:
     description["options"]["momentum"] = 0.9
     write_tensors(path, tensors, description)
     refuse(path, "does not fit this version of MatSmith .*momentum")
+
+
+# Crystals
+
+
+@pytest.mark.parametrize("with_prior", [True, False])
+def test_an_agent_of_crystals_is_restored_with_its_space(tmp_path: Path, with_prior: bool) -> None:
+    from smact.screening import ICSD24FilterConfig
+
+    space = CrystalSpace(
+        CompositionSpace(
+            ["Na", "K", "Cl", "O"],
+            max_elements=2,
+            count_ranges={"O": (1, 2)},
+            icsd24_filter=ICSD24FilterConfig(consensus=2),
+        ),
+        max_atoms=4,
+        formula_units=[1, 2],
+        space_groups=["Fm-3m", 221],
+        crystal_systems=["cubic"],
+        min_distance=0.8,
+    )
+    reward = Reward([Objective("toxicity", "minimize", 0, 1), Objective("plausibility", low=0.1)])
+    prior = random_prior(space) if with_prior else None
+    settings = quick_options(batch_size=8)
+    whole, part = (DesignAgent(space, reward, prior, 0.5, 2.0, seed=3, options=settings) for _ in range(2))
+    path = tmp_path / "agent.safetensors"
+    for agent in (whole, part):
+        agent.train(3, progress=False)
+    part.save(path)
+    loaded = DesignAgent.load(path)
+    assert isinstance(loaded.space, CrystalSpace)
+    assert loaded.space is not space and loaded.space.identity == space.identity
+    assert loaded.space.action_names == space.action_names
+    assert DesignAgent.load(path, space=space).space is space
+    other = CrystalSpace(CompositionSpace(["Na", "K", "Cl", "O"]), max_atoms=4)
+    with pytest.raises(ValueError, match=r"another design space \(differs in composition, formula_units"):
+        DesignAgent.load(path, space=other)
+    with pytest.raises(ValueError, match="another design space"):
+        DesignAgent.load(path, space=space.composition)
+    for agent in (whole, loaded):
+        agent.train(3, progress=False)
+    assert_equal_agents(whole, loaded)

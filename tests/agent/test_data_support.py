@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Self
+from typing import Any, Self
 
 import pytest
 import torch
@@ -12,8 +12,10 @@ from torch import Tensor
 from agent import Objective, Reward
 from agent.data_support import examine, measured_values
 from surrogates import Prediction, evaluate_properties
+from surrogates.crystal_energy import CrystalEnergyModel
 from surrogates.datasets import read_band_gaps
-from tests.agent.examples import all_formulas, log_distribution, random_prior, space_named
+from tests.agent.crystal_examples import crystal_space
+from tests.agent.examples import all_formulas, log_distribution, random_policy, random_prior, space_named
 
 SPACE = space_named()
 BASE = random_prior(SPACE).policy(SPACE)
@@ -95,3 +97,28 @@ def test_constraints_are_examined_apart() -> None:
     assert [entry.property for entry in support.constraints] == ["toxicity"]
     assert support.constraints[0].prior_share == 1.0  # no poison among Na, K, O, S and Cl
     assert "constraint toxicity in -inf..0.1: computed exactly" in str(support)
+
+
+def test_distrust_that_leaves_nothing_of_worth_is_a_warning() -> None:
+    class Doubtful(Length):
+        def predict(self, materials: Sequence[str]) -> Prediction:
+            found = super().predict(materials)
+            return Prediction(found.mean, found.std + 10)
+
+    def warnings(caution: float, model: Any) -> tuple[str, ...]:
+        wanted = Objective("length", "minimize", 0.0, 8.0, caution=caution, model=model)
+        return examine(SPACE, Reward([wanted]), BASE).warnings
+
+    (warning,) = warnings(1.0, Doubtful())
+    assert "at caution 1 only 0.0% count" in warning and "caution: 0 trusts them" in warning
+    assert warnings(0.0, Doubtful()) == () and warnings(1.0, Length()) == ()
+
+
+def test_energies_of_crystals_are_those_of_their_own_model() -> None:
+    space = crystal_space()
+    objectives = [Objective("e_above_hull", "minimize", 0, 0.5), Objective("toxicity", "minimize", 0, 1)]
+    hull, toxicity = examine(space, Reward(objectives), random_policy(space)).objectives
+    found = CrystalEnergyModel.default().validation
+    assert found is not None and hull.error is not None
+    assert f"{found.new_systems.mae_eV_per_atom:.2f} eV/atom in chemical systems held out" in hull.error
+    assert "positions" in hull.source and toxicity.error is None

@@ -11,9 +11,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from agent import Prior
+from agent import Policy, PolicyNetwork, Prior
 from agent.network_file import read_tensors, write_tensors
-from envs import CompositionSpace
+from envs import CompositionSpace, CrystalSpace
+from tests.agent.crystal_examples import crystal_space, samples_of
 from tests.agent.examples import (
     INTERMETALLIC,
     LARGER,
@@ -222,3 +223,59 @@ def test_a_prior_is_frozen_and_leaves_the_global_random_state_alone() -> None:
     assert not any(parameter.requires_grad for parameter in policy.network.parameters())
     assert torch.equal(torch.random.get_rng_state(), before)
     assert Prior.default() is Prior.default()
+
+
+# Crystals
+
+
+def test_parts_that_are_kept_stay_and_the_others_are_fitted() -> None:
+    space = crystal_space()
+    kept = random_prior(space_named(), seed=3)
+    texts = [text for text in samples_of(space, 400) if " | 225 | " in text]
+    prior = Prior.fit(space, texts, width=16, depth=1, max_epochs=4, seed=1, kept=kept, temperature=1.0, progress=False)
+    compositions = space.composition
+    before = kept.policy(compositions)
+    actions = compositions.actions_of(compositions.enumerate())
+    after = Policy(compositions, PolicyNetwork(prior.network.parts[:1], compositions.kinds))
+    assert torch.allclose(before.log_prob(actions), after.log_prob(actions), atol=1e-6)
+    assert not kept.network.parts[0].output.weight.requires_grad
+    assert prior.report.n_materials == len(set(texts))
+    assert prior.report.held_out_nats < prior.report.uniform_nats
+    state = prior.policy(space).sample_many(200, torch.Generator().manual_seed(0)).state
+    groups, uniform = (batch.space_group for batch in (space.materials(state), samples_of(space)))
+    assert (groups == 225).double().mean() > (uniform == 225).double().mean() + 0.2
+    with pytest.raises(ValueError, match="kept: the prior knows every part of the space"):
+        Prior.fit(space, texts, kept=prior, progress=False)
+
+
+def test_a_prior_of_compositions_alone_leaves_structures_uniform() -> None:
+    space, prior = crystal_space(), random_prior(space_named(), seed=3)
+    rollout = prior.policy(space).sample_many(100, torch.Generator().manual_seed(0))
+    uniform = Policy(space, PolicyNetwork.for_space(space)).log_prob_in_chunks(rollout.actions)
+    batch = space.materials(rollout.state)
+    compositions = space.composition
+    actions = compositions.encode(batch.compositions)
+    of_composition = prior.log_prob(compositions, actions)
+    uniform_composition = Policy(compositions, PolicyNetwork.for_space(compositions)).log_prob_in_chunks(actions)
+    assert torch.allclose(rollout.log_prob - of_composition, uniform - uniform_composition, atol=1e-4)
+
+
+def test_the_embedded_prior_over_crystals_keeps_the_one_over_compositions() -> None:
+    space, prior = crystal_space(), Prior.default_crystals()
+    assert Prior.default_crystals() is prior and prior.report.n_materials > 1000
+    compositions = space.composition
+    actions = compositions.actions_of(compositions.enumerate())
+    own = Policy(compositions, PolicyNetwork(prior.policy(space).network.parts[:1], compositions.kinds))
+    expected = Prior.default().log_prob(compositions, actions)
+    assert torch.allclose(own.log_prob(actions), expected, atol=0.02)  # both in half precision
+
+
+def test_the_embedded_prior_over_crystals_knows_structures() -> None:
+    space = CrystalSpace(
+        CompositionSpace(["Na", "Cl"], count_ranges={"Na": (1, 1), "Cl": (1, 1)}), max_atoms=2, formula_units=[1]
+    )
+    state = Prior.default_crystals().policy(space).sample_many(300, torch.Generator().manual_seed(0)).state
+    common = Counter(space.materials(state).space_group.tolist()).most_common(3)
+    assert 225 in dict(common)  # rocksalt
+    uniform = samples_of(space, 300)
+    assert dict(common)[225] > 5 * int((uniform.space_group == 225).sum())

@@ -3,6 +3,7 @@ import re
 import pytest
 import torch
 
+from envs import CrystalBatch
 from envs.formula import CompositionBatch
 from surrogates import (
     PROPERTIES,
@@ -14,6 +15,7 @@ from surrogates import (
     SurrogateProperty,
     evaluate_properties,
 )
+from surrogates.crystal_energy import CrystalEnergyModel
 from surrogates.plausibility import plausibility
 
 FORMULAS = ["SrTiO3", "GaAs", "Fe3Al"]
@@ -103,3 +105,58 @@ def test_an_unusable_prediction_names_the_surrogate(model, output, message):
 def test_prediction_refuses_other_shapes():
     with pytest.raises(ValueError, match=r"the shape \(N, m\)"):
         Prediction(torch.zeros(3), torch.zeros(3))
+
+
+# Crystals
+
+
+CRYSTALS = CrystalBatch.from_texts(
+    [
+        "TiO2 | 136 | Ti a | O f 0.305 | 4.594 4.594 2.959 90 90 90",
+        "TiO2 | 225 | Ti a | O c | 4.8 4.8 4.8 90 90 90",
+        "NaCl | 225 | Na a | Cl b | 5.64 5.64 5.64 90 90 90",
+    ]
+)
+
+
+def test_energies_of_crystals_depend_on_the_structure_and_other_properties_on_the_composition():
+    result = evaluate_properties(PROPERTIES, CRYSTALS)
+    of_compositions = evaluate_properties(PROPERTIES, ["TiO2", "TiO2", "NaCl"])
+    model = CrystalEnergyModel.default()
+    assert list(result) == list(PROPERTIES)
+    for name, found in result.items():
+        if name in ("formation_energy", "e_above_hull"):
+            expected = getattr(model, name)(CRYSTALS)
+            assert found.mean[0] != found.mean[1]
+        else:
+            expected = of_compositions[name]
+            assert found.mean[0] == found.mean[1]
+        assert torch.equal(found.mean, expected.mean) and torch.equal(found.std, expected.std)
+
+
+class Reads(Constant):
+    """Notes what it is given."""
+
+    def __init__(self, reads_crystals: object) -> None:
+        super().__init__()
+        self.given: list[object] = []
+        if reads_crystals is not None:
+            self.reads_crystals = reads_crystals
+
+    def predict(self, materials):
+        self.given.append(materials)
+        return super().predict(materials)
+
+
+@pytest.mark.parametrize("reads_crystals", [True, False, None])
+@pytest.mark.parametrize("wrapped", [True, False])
+def test_a_surrogate_is_given_crystals_when_it_reads_them(reads_crystals, wrapped):
+    model = Reads(reads_crystals)
+    source = SurrogateProperty(PROPERTIES["e_above_hull"], model) if wrapped else model
+    found = evaluate_properties(["e_above_hull"], CRYSTALS, {"e_above_hull": source})["e_above_hull"]
+    assert found.mean.tolist() == [1.0, 1.0, 1.0]
+    (given,) = model.given
+    assert isinstance(given, CrystalBatch if reads_crystals else CompositionBatch)
+    assert list(given) == (list(CRYSTALS) if reads_crystals else ["TiO2", "TiO2", "NaCl"])
+    evaluate_properties(["e_above_hull"], FORMULAS, {"e_above_hull": source})
+    assert isinstance(model.given[-1], CompositionBatch)
