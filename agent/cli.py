@@ -6,7 +6,6 @@ Exit status 0; 2 with one line on standard error for a mistake of the user's; 13
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import signal
 import sys
@@ -19,6 +18,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from agent.command_parser import design_config, design_parser, fail, make_parser, one_line, refuse_null
 from agent.config import DesignConfig, EvaluateConfig, ReferenceConfig, ValidateConfig
+from agent.text_file import replace_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -101,12 +101,7 @@ def _sample(parser: ArgumentParser, options: Namespace) -> None:
         seed=options.seed,
     )
     if options.output is not None:
-        temporary = options.output.with_name(f"{options.output.name}.part-{os.getpid()}")
-        try:
-            frame.to_csv(temporary, index=False, float_format="%.6g")
-            temporary.replace(options.output)
-        finally:
-            temporary.unlink(missing_ok=True)
+        replace_text(options.output, frame.to_csv(index=False, float_format="%.6g"))
     front = None
     if options.preference == "sweep":
         from agent.front import pareto_front

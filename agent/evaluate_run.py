@@ -11,6 +11,7 @@ from typing import Any
 
 from agent.config import EvaluateConfig
 from agent.evaluation import Evaluation, check_readable, evaluate_lists
+from agent.text_file import replace_text
 from surrogates.material_lists import MaterialList, read_materials_of_files
 
 
@@ -69,7 +70,7 @@ def run_evaluation(config: EvaluateConfig, progress: bool = True) -> EvaluationO
     if config.output is not None:
         from agent.report_evaluation import evaluation_page
 
-        _replace(config.output, evaluation_page(outcome))
+        replace_text(config.output, evaluation_page(outcome))
     return outcome
 
 
@@ -92,12 +93,3 @@ def _check_output(path: Path, inputs: Sequence[Path]) -> None:
         raise ValueError(f"output: cannot write into {path.absolute().parent}")
     if any(path.resolve() == other.resolve() for other in inputs):
         raise ValueError(f"output: {path} is one of the files that are read")
-
-
-def _replace(path: Path, text: str) -> None:
-    temporary = path.with_name(f"{path.name}.part-{os.getpid()}")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

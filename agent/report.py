@@ -6,7 +6,6 @@ import base64
 import hashlib
 import json
 import math
-import os
 import re
 from dataclasses import dataclass
 from importlib import resources
@@ -24,6 +23,7 @@ from agent.report_figures import NO_VALUE, Quantity, numbers
 from agent.report_front import FRONT_FILES, MOST_POINTS, Front, trade_offs
 from agent.report_properties import quantities_in, stated, wish
 from agent.report_space_groups import group_html, group_number, plain_material, space_groups, with_group
+from agent.text_file import replace_text
 
 TABLE_ROWS = 200
 """Candidates in the table of the report; candidates.csv has all."""
@@ -69,12 +69,7 @@ def write_report(run: Path) -> Path:
     run = Path(run)
     text = _render(_read_run(run))
     path = run / "report.html"
-    temporary = path.with_name(f"{path.name}.part-{os.getpid()}")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    replace_text(path, text)
     return path
 
 

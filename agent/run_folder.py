@@ -25,6 +25,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from agent.text_file import replace_text
 from agent.trainer import StepReport
 
 _PACKAGES = ("matsmith", "torch", "torchgfn", "gymnasium", "pymatgen", "smact", "scikit-learn", "numpy", "pandas")
@@ -104,13 +105,8 @@ class RunFolder:
             OSError: It cannot be written; the message names the file.
         """
         target = self.path / name
-        temporary = target.with_name(f"{target.name}.part-{os.getpid()}")
         with _named(target):
-            try:
-                temporary.write_text(text, encoding="utf-8")
-                temporary.replace(target)
-            finally:
-                temporary.unlink(missing_ok=True)
+            replace_text(target, text)
         return target
 
     def write_json(self, name: str, values: Mapping[str, Any]) -> Path:

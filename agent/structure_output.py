@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import StringIO
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from agent.text_file import replace_text
 from surrogates.potential import plain_atoms
 
 if TYPE_CHECKING:
@@ -49,16 +49,6 @@ def write_structures(frames: Sequence[Frame], folder: Path, extended_xyz: Path) 
         if old.name not in new:
             old.unlink(missing_ok=True)
     return (extended_xyz, folder) if frames else ()
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Write a file by way of a temporary one."""
-    temporary = path.with_name(f"{path.name}.part-{os.getpid()}")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _as_text(frame: Frame) -> str:

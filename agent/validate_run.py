@@ -18,7 +18,8 @@ from typing import Any
 import pandas as pd
 
 from agent.config import ValidateConfig
-from agent.structure_output import Frame, replace_text, write_structures
+from agent.structure_output import Frame, write_structures
+from agent.text_file import replace_text
 from surrogates.funnel_records import RUNGS
 from surrogates.relaxation import RelaxationOptions
 from surrogates.structure_files import StructureEntry, read_structures, structure_files

@@ -11,7 +11,8 @@ from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Structure
 
 from agent import structure_output
-from agent.structure_output import Frame, replace_text, write_structures
+from agent.structure_output import Frame, write_structures
+from agent.text_file import replace_text
 from tests.surrogates.crystals import perovskite, rocksalt
 
 
