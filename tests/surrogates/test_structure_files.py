@@ -75,7 +75,7 @@ DAMAGED = {
     "words.cif": (b"hello\nworld\n", "not a CIF: no data block"),
     "paper.cif": (b"data_x\n_journal_name 'X'\n", "no data block holds a crystal structure"),
     "cell.cif": (b"data_x\n_cell_length_a 3\n", "_atom_site_label is missing"),
-    "cut.cif.gz": (gzip.compress(CIF.encode())[:-40], "not a gzip file, or a damaged one"),
+    "cut.cif.gz": (gzip.compress(CIF.encode(), mtime=0)[:-40], "not a gzip file, or a damaged one"),
     "plain.cif.gz": (CIF.encode(), "not a gzip file, or a damaged one"),
     "rubbish.vasp": (b"\xff\xfe" * 40, "not a readable POSCAR"),
     "words.vasp": (b"hello world\n" * 9, "not a readable POSCAR"),
