@@ -17,7 +17,6 @@ MOST_GROUPS = 12
 _SYSTEMS = ("triclinic", "monoclinic", "orthorhombic", "tetragonal", "trigonal", "hexagonal", "cubic")
 _GROUP = re.compile(r"\S+ \((\d{1,3})\)")
 _SYMBOL_PART = re.compile(r"-(\d)|_(\d)")
-_MONOCLINIC = re.compile(r"([PC])1(.+)1")
 
 
 def space_groups(candidates: pd.DataFrame) -> list[str]:
@@ -65,15 +64,9 @@ def plain_material(material: str) -> str:
 
 @lru_cache(maxsize=1)
 def _numbers_of_symbols() -> dict[str, int]:
-    """Numbers by symbol; spglib writes P2_1/c for P12_1/c1."""
     from envs.wyckoff import all_space_groups
 
-    return {
-        symbol: group.number
-        for group in all_space_groups()
-        for symbol in (group.symbol, _MONOCLINIC.sub(r"\1\2", group.symbol) if 3 <= group.number <= 15 else "")
-        if symbol
-    }
+    return {group.symbol: group.number for group in all_space_groups()}
 
 
 def compare_groups(built: int | None, relaxed: str) -> str:

@@ -153,7 +153,6 @@ def _group_number(given: int | str) -> int:
             raise ValueError(f"space_groups: {given} is not a number from 1 to {N_SPACE_GROUPS}")
         return int(given)
     symbols = {group.symbol: group.number for group in all_space_groups()}
-    symbols |= {_short(symbol): number for symbol, number in symbols.items() if 3 <= number <= 15}
     if not isinstance(given, str) or given not in symbols:
         close = get_close_matches(str(given), symbols, n=1, cutoff=0.5)
         hint = f"; did you mean {close[0]}?" if close else ""
@@ -161,8 +160,3 @@ def _group_number(given: int | str) -> int:
             f"space_groups: {given!r} is no space group (expected a number or a symbol such as Fm-3m){hint}"
         )
     return symbols[given]
-
-
-def _short(symbol: str) -> str:
-    """The usual symbol of a monoclinic group: P2_1/c for P12_1/c1."""
-    return symbol[0] + symbol[2:].removesuffix("1")

@@ -252,13 +252,18 @@ def space_group(number: int) -> SpaceGroup:
     system = next(name for last, name in CRYSTAL_SYSTEMS if number <= last)
     return SpaceGroup(
         number,
-        entry["symbol"],
+        _short_symbol(entry["symbol"], number),
         entry["hall_number"],
         system,
         tuple(positions),
         torch.from_numpy(operations),
         tuple(normaliser),
     )
+
+
+def _short_symbol(symbol: str, number: int) -> str:
+    """Leave out the axes without symmetry of a monoclinic group: P2_1/c for P12_1/c1."""
+    return symbol[0] + symbol[2:].removesuffix("1") if 3 <= number <= 15 else symbol
 
 
 def all_space_groups() -> tuple[SpaceGroup, ...]:

@@ -19,7 +19,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Lattice, Structure
-from pymatgen.symmetry.groups import sg_symbol_from_int_number
 from torch import Tensor
 
 import envs
@@ -89,7 +88,7 @@ def same_maps(a: Tensor, b: Tensor, group: SpaceGroup) -> Tensor:
 def test_operations_are_those_of_the_hall_setting_in_spglib() -> None:
     for group in all_space_groups():
         assert spglib.get_spacegroup_type(group.hall_number).number == group.number
-        assert group.symbol == sg_symbol_from_int_number(group.number)
+        assert group.symbol == spglib.get_spacegroup_type(group.hall_number).international_short
         database = spglib.get_symmetry_from_database(group.hall_number)
         rotations, translations = (torch.tensor(database[key]).double() for key in ("rotations", "translations"))
         theirs = torch.cat([rotations, translations[..., None]], -1)
