@@ -1,6 +1,7 @@
 """Settings of every test: no model hub, one thread, and test modules that can import `tests.*`."""
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -10,6 +11,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))  # for `tests.envs.strateg
 import torch
 from hypothesis import settings
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where a shell starts pytest in the background
 torch.set_num_threads(1)  # tests run side by side under xdist
 
 # The machine's speed is no property of the code, and a failure must come back when the test is run again.
