@@ -1,6 +1,6 @@
 """Train an agent of complete crystal structures, sample from it and write CIFs: everything on one page.
 
-python experiments/train_crystal.py --elements [Ti,Sr,O] --steps 100 --cifs /tmp/crystals
+python experiments/train_crystal.py --elements [Ti,Sr,O] --steps 100 --cifs runs/crystals
 """
 
 from __future__ import annotations
