@@ -17,13 +17,13 @@ from smact.screening import ICSD24FilterConfig
 from torch import Tensor
 
 from envs.charge_sets import BITS_PER_WORD, shift, union
-from envs.chemistry import ATOMIC_NUMBERS, check_elements, formula_order
+from envs.chemistry import ATOMIC_NUMBERS, check_elements
 from envs.completion import complete_limits
 from envs.composition_edits import edit_compositions, edit_counts, move_atoms
+from envs.composition_encoding import encode_compositions
 from envs.composition_limits import CompositionLimits
 from envs.design_space import DesignSpace
-from envs.edit_budget import edit_distance, formula_units
-from envs.formula import CompositionBatch, parse_formula, reduce_amounts
+from envs.formula import CompositionBatch
 from envs.look_ahead import LookAheadTables, build_tables
 from envs.reference_formula import default_sizes
 
@@ -130,12 +130,12 @@ class CompositionSpace(DesignSpace):
     def _build(self, limits: CompositionLimits, purpose: str = "") -> None:
         self.limits = limits
         self.elements = limits.available()
-        self._rules = self.limits.rules()
-        self._tables = build_tables(self._rules)
+        self.rules = limits.rules()
+        """The limits in terms of the available elements."""
+        self._tables = build_tables(self.rules)
         if not self._tables.feasible:
             raise ValueError(purpose + self.limits.describe_conflict())
-        self._index = {symbol: index for index, symbol in enumerate(self.elements)}
-        self._n_counts = self._rules.max_count
+        self._n_counts = self.rules.max_count
         self.n_actions = len(self.elements) * self._n_counts + 1
         self.max_steps = limits.max_elements + 1
         self._n_words = self._tables.from_clean.shape[-1]
@@ -158,13 +158,13 @@ class CompositionSpace(DesignSpace):
         self._budgets = torch.as_tensor(tables.budgets)
         self._may_stop = torch.as_tensor(tables.may_stop)
         self._may_follow = torch.as_tensor(tables.may_follow).repeat_interleave(n_counts, dim=1)  # (E + 1, E*C)
-        groups = [-1, *self._rules.tie_group]
+        groups = [-1, *self.rules.tie_group]
         self._tie_group = torch.tensor(groups)
         followers = [
-            [e for e in range(last, n_elements) if self._rules.tie_group[e] == group]
+            [e for e in range(last, n_elements) if self.rules.tie_group[e] == group]
             for last, group in enumerate(groups)
         ]
-        width = max(map(len, followers)) if self._rules.charge_rule == "pauling" else 0
+        width = max(map(len, followers)) if self.rules.charge_rule == "pauling" else 0
         self._tied_actions = torch.tensor(
             [
                 [
@@ -177,7 +177,7 @@ class CompositionSpace(DesignSpace):
             dtype=torch.long,
         )  # (E + 1, width*C): actions on later elements that tie with the last one, repeated to fill the row
         self._tie_follows = torch.tensor([bool(follow) for follow in followers])
-        states = [s if self._rules.charge_rule != "none" else (0,) for s in self._rules.oxidation_states]
+        states = [s if self.rules.charge_rule != "none" else (0,) for s in self.rules.oxidation_states]
         width = max(map(len, states))
         self._states = torch.tensor([list(s) + [0] * (width - len(s)) for s in states])  # (E, R)
         self._state_exists = torch.tensor([[True] * len(s) + [False] * (width - len(s)) for s in states])
@@ -224,7 +224,7 @@ class CompositionSpace(DesignSpace):
         """Lowest and highest value of each feature, float (n_features,) each; counts are in units of 8 atoms."""
         lowest, highest = super().feature_bounds
         n_elements = len(self.elements)
-        highest[n_elements : 2 * n_elements] = torch.tensor([high / 8 for _, high in self._rules.count_range])
+        highest[n_elements : 2 * n_elements] = torch.tensor([high / 8 for _, high in self.rules.count_range])
         return lowest, highest
 
     # Functional environment
@@ -241,7 +241,7 @@ class CompositionSpace(DesignSpace):
         """Return which actions keep a valid composition reachable, bool (n, n_actions); see `envs.look_ahead`."""
         last, budget = state[:, _LAST], state[:, _BUDGET]
         clean, tied, anion = self._charges(state)
-        pauling = self._rules.charge_rule == "pauling"
+        pauling = self.rules.charge_rule == "pauling"
         allowed = torch.empty(len(state), self.n_actions - 1, dtype=torch.bool)
         for start in range(0, len(state), _MASK_CHUNK):
             rows = slice(start, start + _MASK_CHUNK)
@@ -325,7 +325,7 @@ class CompositionSpace(DesignSpace):
         free, tied = torch.where(same_group, clean, no_anion), torch.where(same_group, tied, 0)
         charge, exists = self._states[element], self._state_exists[element]  # (n, R)
         added = charge * count[:, None]
-        if self._rules.charge_rule != "pauling":
+        if self.rules.charge_rule != "pauling":
             new = union(shift(free, added), exists)
             return torch.cat([new, torch.zeros_like(new), torch.zeros_like(new)], dim=1)
         new_tied = union(shift(no_anion, added), exists & (charge > 0))
@@ -388,7 +388,7 @@ class CompositionSpace(DesignSpace):
         A rule reads "kind: detail", with the kinds element, edits, count, number of elements, atoms, required element,
         charge.
         """
-        return self._try_encode(materials)[1]
+        return encode_compositions(self, materials)[1]
 
     def encode(self, materials: Iterable[str]) -> Tensor:
         """Return the one action sequence of each formula, long (n, max_steps), padded with STOP.
@@ -400,67 +400,8 @@ class CompositionSpace(DesignSpace):
             ValueError: A formula lies outside the space; the message names it and the rule.
         """
         formulas = list(materials)
-        actions, reasons = self._try_encode(formulas)
+        actions, reasons = encode_compositions(self, formulas)
         for formula, reason in zip(formulas, reasons, strict=True):
             if reason is not None:
                 raise ValueError(f"{formula!r} is outside the design space: {reason}")
         return actions
-
-    def _try_encode(self, materials: Iterable[str]) -> tuple[Tensor, list[str | None]]:
-        reasons: list[str | None] = []
-        sequences: list[list[int]] = []
-        for material in materials:
-            amounts = self._amounts_as_built(material)
-            reason = self._broken_limit(amounts)
-            symbols = [] if reason else sorted(amounts, key=formula_order)
-            sequence = [self._index[s] * self._n_counts + int(amounts[s]) - 1 for s in symbols]
-            sequences.append(sequence + [self.stop] * (self.max_steps - len(sequence)))
-            reasons.append(reason)
-        actions = torch.tensor(sequences, dtype=torch.long).reshape(-1, self.max_steps)
-        within = torch.tensor([reason is None for reason in reasons], dtype=torch.bool).nonzero().squeeze(1)
-        state = self.initial(len(within))
-        valid = torch.ones(len(within), dtype=torch.bool)
-        for column in actions[within].T:
-            valid &= self.allowed(state, column)
-            state = self.step(state, torch.where(valid, column, self.stop))
-        for row in within[~valid].tolist():
-            reasons[row] = self._charge_reason()
-        return actions, reasons
-
-    def _amounts_as_built(self, material: str) -> dict[str, float]:
-        amounts = reduce_amounts(parse_formula(material))
-        atoms = sum(amounts.values())
-        if self._rules.edits is None or atoms != int(atoms):
-            return amounts
-        units = formula_units(self._rules.edits.atoms, int(atoms))
-        return {symbol: amount * units for symbol, amount in amounts.items()}
-
-    def _charge_reason(self) -> str:
-        order = " with every cation less electronegative than every anion" if self.limits.pauling else ""
-        states = f"{self.limits.oxidation_states} oxidation state"
-        return f"charge: no choice of one {states} per element is charge neutral{order}"
-
-    def _broken_limit(self, amounts: Mapping[str, float]) -> str | None:
-        """Name the first limit that amounts break, charge rules aside."""
-        for symbol, amount in amounts.items():
-            if symbol not in self._index:
-                return f"element: {symbol} is not among the elements of the space"
-            if amount != int(amount):
-                return f"count: {amount:g} of {symbol} is not a whole number"
-        if self.limits.max_edits is not None:
-            added, removed = edit_distance(amounts, self.limits.reference_counts)
-            if max(added, removed) > self.limits.max_edits:
-                return (
-                    f"edits: {added:g} atoms more and {removed:g} fewer than {self.limits.reference} are more than "
-                    f"{self.limits.max_edits} edits"
-                )
-        for symbol, amount in amounts.items():
-            low, high = self._rules.count_range[self._index[symbol]]
-            if not low <= amount <= high:
-                return f"count: {amount:g} of {symbol} is not in {low}-{high}"
-        if not self._rules.min_elements <= len(amounts) <= self._rules.max_elements:
-            return f"number of elements: {len(amounts)} is not in {self._rules.min_elements}-{self._rules.max_elements}"
-        if sum(amounts.values()) > self._rules.max_atoms:
-            return f"atoms: {sum(amounts.values()):g} are more than {self._rules.max_atoms}"
-        missing = [symbol for symbol in self.limits.required if symbol not in amounts]
-        return f"required element: {missing[0]} is missing" if missing else None

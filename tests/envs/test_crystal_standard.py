@@ -11,7 +11,8 @@ from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import DummySpecies, Lattice, Structure
 
 from envs.crystal_batch import CrystalBatch, lattice_vectors
-from envs.crystal_standard import POLAR_ORIGIN, Standardised, standardise
+from envs.crystal_normaliser import POLAR_ORIGIN
+from envs.crystal_standard import Standardised, standardise
 from envs.formula import CompositionBatch
 from envs.wyckoff import SpaceGroup, all_space_groups, space_group
 
