@@ -34,7 +34,8 @@ from surrogates.crystal_energy_training import (
 )
 from surrogates.crystal_energy_validation import CrystalValidation, RankingMeasures
 from surrogates.distribution import GaussianDistribution
-from surrogates.energy import FEWEST_MATERIALS, UNKNOWN_DISTANCE, UNKNOWN_STD
+from surrogates.energy import UNKNOWN_DISTANCE, UNKNOWN_STD
+from surrogates.energy_labels import checked_energies, standard_deviations
 from surrogates.energy_training import EnergySpread
 from surrogates.hull import ReferenceHull
 from surrogates.reference_table import composition_keys
@@ -99,21 +100,7 @@ class CrystalEnergyModel:
                 than 20.
         """
         crystals = _checked(materials)
-        energies = torch.as_tensor(labels, dtype=torch.float32)
-        if energies.shape not in ((len(crystals),), (len(crystals), 1)):
-            raise ValueError(
-                f"formation energies: expected one label for each of {len(crystals)} crystals, "
-                f"not {tuple(energies.shape)}"
-            )
-        if len(crystals) < FEWEST_MATERIALS:
-            raise ValueError(f"formation energies: at least {FEWEST_MATERIALS} are needed, not {len(crystals)}")
-        energies = energies.reshape(len(crystals))
-        bad = (~torch.isfinite(energies)).nonzero()
-        if len(bad):
-            row = int(bad[0])
-            raise ValueError(
-                f"formation energy of {crystals[row]}: expected a finite value in eV/atom, not {float(energies[row]):g}"
-            )
+        energies = checked_energies(crystals, labels, "crystals")
         self._fitted, *held_out = train_crystal_networks(crystals, energies, self.options, self.seed, progress)
         formulas = torch.unique(composition_keys(crystals.compositions), return_inverse=True)[1]
         systems, types = (_measured(found, energies, formulas) for found in held_out)
@@ -141,9 +128,7 @@ class CrystalEnergyModel:
         The networks' energies, moved and stretched: the networks agree more closely than they err.
         """
         energies, mean, std = self._energies(_checked(materials))
-        deviation = energies - energies.mean(0)
-        deviation = deviation / deviation.square().mean(0).sqrt().clamp_min(1e-9)
-        return (mean + deviation * std).unsqueeze(-1)
+        return (mean + standard_deviations(energies) * std).unsqueeze(-1)
 
     def formation_energy(self, materials: Iterable[str]) -> GaussianDistribution:
         """Return the predictive distribution of each formation energy after relaxation, eV/atom."""

@@ -24,6 +24,7 @@ from torch import Tensor
 from envs.formula import CompositionBatch
 from surrogates.base import Prediction
 from surrogates.distribution import GaussianDistribution
+from surrogates.energy_labels import checked_energies, standard_deviations
 from surrogates.energy_training import (
     EnergySpread,
     EnergyTrainingOptions,
@@ -45,8 +46,6 @@ FORMATION_ENERGY, E_ABOVE_HULL = range(2)
 
 UNKNOWN_DISTANCE, UNKNOWN_STD = 0.5, 1.0
 """eV/atom: what is said of the distance to the hull where an element has no reference, and hence no hull."""
-
-FEWEST_MATERIALS = 20
 
 
 class EnergyModel:
@@ -126,9 +125,7 @@ class EnergyModel:
         the formation energy high puts the distance to the hull high.
         """
         energies, prediction = self._predict(CompositionBatch.from_formulas(materials))
-        deviation = energies - energies.mean(0)
-        deviation = deviation / deviation.square().mean(0).sqrt().clamp_min(1e-9)
-        return prediction.mean + deviation.unsqueeze(-1) * prediction.std
+        return prediction.mean + standard_deviations(energies).unsqueeze(-1) * prediction.std
 
     def cross_validate(
         self,
@@ -227,21 +224,7 @@ class EnergyModel:
 
 def _checked(materials: Iterable[str], labels: Tensor) -> tuple[CompositionBatch, Tensor]:
     batch = CompositionBatch.from_formulas(materials)
-    energies = torch.as_tensor(labels, dtype=torch.float32)
-    if energies.shape not in ((len(batch),), (len(batch), 1)):
-        raise ValueError(
-            f"formation energies: expected one label for each of {len(batch)} materials, not {tuple(energies.shape)}"
-        )
-    if len(batch) < FEWEST_MATERIALS:
-        raise ValueError(f"formation energies: at least {FEWEST_MATERIALS} are needed, not {len(batch)}")
-    energies = energies.reshape(len(batch))
-    bad = (~torch.isfinite(energies)).nonzero()
-    if len(bad):
-        row = int(bad[0])
-        raise ValueError(
-            f"formation energy of {batch[row]}: expected a finite value in eV/atom, not {float(energies[row]):g}"
-        )
-    return batch, energies
+    return batch, checked_energies(batch, labels, "materials")
 
 
 def training_table(hull: ReferenceHull) -> tuple[CompositionBatch, Tensor]:
