@@ -25,7 +25,9 @@ from agent.campaign_batch import draw_initial, propose_batch
 from agent.campaign_labels import Workers, fit_to, label_trials, split_labels
 from agent.campaign_options import CampaignOptions
 from agent.campaign_round import describe_round, judge_cheaper, judge_round
+from agent.checks import check_prior_weight_range
 from agent.condition_options import ConditionOptions
+from agent.conditions import ConditionSpace
 from agent.config import PlugIn
 from agent.design_agent import DesignAgent
 from agent.execution import check_executor
@@ -138,6 +140,9 @@ class Campaign:
             raise ValueError("objectives: none given (expected at least one)")
         self.training = training or TrainingOptions()
         self.conditions, self.energies = conditions, energies
+        if conditions is not None:  # a range that leaves out the campaign's own settings is refused before any label
+            check_prior_weight_range(conditions, prior is not None)
+            ConditionSpace(self.objectives, beta, conditions, prior_weight)
         self.executor = executor
         if isinstance(executor, str):
             check_executor(executor)
@@ -216,7 +221,7 @@ class Campaign:
             "steps": self.steps,
             "campaign": {name: value for name, value in asdict(self.options).items() if name not in free},
             "training": asdict(self.training),
-            "conditions": None if self.conditions is None else asdict(self.conditions),
+            "conditions": None if self.conditions is None else self.conditions.as_dict(),
             "seed": self.seed,
             **(cheaper if self.cheaper else {}),
         }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from agent.condition_options import ConditionOptions
 from agent.reward import SMALLEST, FunctionReward, Reward
 from envs import DesignSpace
 
@@ -23,10 +24,17 @@ def check_settings(prior_weight: float, beta: float, seed: int) -> None:
     check_seed(seed)
 
 
-def check_seed(seed: int) -> None:
-    """Raise a ValueError unless a seed is one."""
+def check_seed(seed: int) -> int:
+    """Return a seed, or raise a ValueError when it is none."""
     if not 0 <= seed < 2**62:
         raise ValueError(f"seed: {seed} is not a whole number from 0 to 2^62")
+    return seed
+
+
+def check_prior_weight_range(conditions: ConditionOptions | None, has_prior: bool) -> None:
+    """Raise a ValueError when prior weights can be asked for where there is no prior."""
+    if conditions is not None and conditions.prior_weight_range is not None and not has_prior:
+        raise ValueError("prior_weight_range: there is no prior to be weighed (expected a prior, or no range)")
 
 
 def check_reward(reward: Reward | FunctionReward, space: DesignSpace, seed: int = 0) -> int:

@@ -16,8 +16,17 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from jsonargparse import ArgumentParser, Namespace
 
-from agent.command_parser import design_config, design_parser, fail, make_parser, one_line, refuse_null
+from agent.command_parser import (
+    design_config,
+    design_parser,
+    fail,
+    make_parser,
+    one_line,
+    refuse_null,
+    with_underscores,
+)
 from agent.config import DesignConfig, EvaluateConfig, ReferenceConfig, ValidateConfig
+from agent.sample_output import numbers_by_name, print_front, print_prior_weights, print_samples, table_text
 from agent.text_file import replace_text
 
 if TYPE_CHECKING:
@@ -32,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     command = ""
     try:
         parser = make_parser()
-        options = parser.parse_args(list(sys.argv[1:]) if arguments is None else list(arguments))
+        options = parser.parse_args(with_underscores(sys.argv[1:] if arguments is None else arguments))
         command = options.subcommand
         _COMMANDS[command](parser, options[command])
     except (ValueError, OSError) as error:
@@ -94,66 +103,21 @@ def _sample(parser: ArgumentParser, options: Namespace) -> None:
         config,
         folder,
         options.n,
-        preference="sweep" if options.preference == "sweep" else _numbers_by_name("preference", options.preference),
+        preference="sweep" if options.preference == "sweep" else numbers_by_name("preference", options.preference),
         beta=options.beta,
-        target=_numbers_by_name("target", options.target),
+        target=numbers_by_name("target", options.target),
+        prior_weight=options.prior_weight,
         corrected=options.corrected,
         seed=options.seed,
     )
     if options.output is not None:
         replace_text(options.output, frame.to_csv(index=False, float_format="%.6g"))
-    front = None
-    if options.preference == "sweep":
-        from agent.front import pareto_front
-
-        front = pareto_front(frame, objectives)
-    if options.json:
-        measures = {} if front is None else {"front": vars(front.measures)}
-        samples = frame if front is None else front.materials
-        print(json.dumps({**frame.attrs, **measures, "samples": json.loads(samples.to_json(orient="records"))}))
-        return
-    if front is not None:
-        if options.output is None:
-            hidden = ("log_prob", "log_prior", "log_reward")
-            shown = [n for n in front.materials if n not in hidden and not str(n).endswith("_std")]
-            print(_table(_samples(front.materials[shown])))
-        print(f"{len(frame)} samples under {len(front.measures.hits)} preferences. {front.measures}")
-        return
-    if options.output is None:
-        print(_table(_samples(frame)))
-    size, asked = frame.attrs["effective_sample_size"], _named_condition(frame.attrs["condition"])
-    print(f"{len(frame)} samples; effective sample size {size:.0f} of {frame.attrs['n_drawn']} drawn{asked}")
-
-
-def _named_condition(condition: dict[str, Any]) -> str:
-    """Say what samples were asked for: "; band_gap 0.7, supply_risk 0.3; beta 12"."""
-    parts = [
-        f"{what}{', '.join(f'{name} {value:.4g}' for name, value in condition[key].items())}"
-        for what, key in (("", "preference"), ("target ", "target"))
-        if condition[key]
-    ]
-    return "; ".join(["", *parts[:1], f"beta {condition['beta']:.4g}", *parts[1:]])
-
-
-def _numbers_by_name(option: str, text: str | None) -> dict[str, float] | None:
-    """Read "band_gap=0.7,e_above_hull=0.3"."""
-    if text is None:
-        return None
-    values: dict[str, float] = {}
-    for part in text.split(","):
-        name, equals, number = (piece.strip() for piece in part.partition("="))
-        try:
-            value = float(number)
-        except ValueError:
-            equals = ""
-        if not equals or not name:
-            raise ValueError(
-                f"{option}: {part.strip()!r} is not name=number (expected e.g. band_gap=0.7,e_above_hull=0.3)"
-            )
-        if name in values:
-            raise ValueError(f"{option}: {name} is given twice")
-        values[name] = value
-    return values
+    if options.prior_weight == "sweep":
+        print_prior_weights(frame, options.json, options.output is None)
+    elif options.preference == "sweep":
+        print_front(frame, objectives, options.json, options.output is None)
+    else:
+        print_samples(frame, options.json, options.output is None)
 
 
 def _report(parser: ArgumentParser, options: Namespace) -> None:
@@ -191,7 +155,7 @@ def _validate(parser: ArgumentParser, options: Namespace) -> None:
     if options.json:
         print(json.dumps(outcome.as_dict()))
     else:
-        print(_table(outcome.short_table()))
+        print(table_text(outcome.short_table()))
         print(f"\n{outcome}", *map(str, outcome.files), sep="\n")
     if outcome.interrupted:
         print("\nmatsmith: interrupted; what was finished is written", file=sys.stderr)
@@ -247,7 +211,7 @@ def _print_result(result: DesignResult, as_json: bool) -> None:
         }
         print(json.dumps(values))
         return
-    print(_table(_shown(result.candidates)))
+    print(table_text(_shown(result.candidates)))
     novel = result.candidates["novel"].mean()
     print(f"\n{len(result.candidates)} candidates, {novel:.0%} not in the lists of known formulas")
     if "crystal" in result.candidates:
@@ -272,18 +236,6 @@ def _shown(candidates: pd.DataFrame) -> pd.DataFrame:
         return short_table(candidates)
     hidden = ("log_prob", "log_prior", "training_distance", "rung", "nearest_distance")
     return candidates.head(10)[[n for n in candidates if n not in hidden and not str(n).startswith("utility_")]]
-
-
-def _samples(frame: pd.DataFrame) -> pd.DataFrame:
-    if "space_group" not in frame:
-        return frame
-    from agent.crystal_table import samples_table
-
-    return samples_table(frame)
-
-
-def _table(frame: pd.DataFrame) -> str:
-    return frame.to_string(index=False, float_format=lambda value: f"{value:.4g}", max_colwidth=44)
 
 
 def _explain_interruption(what: str, folder: Path) -> NoReturn:

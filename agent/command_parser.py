@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Sequence
 from dataclasses import fields
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_loader
 from jsonargparse.typing import register_type
@@ -93,7 +94,12 @@ def make_parser() -> ArgumentParser:
 
     sample = _Parser(description="Sample materials from the policy of a run.")
     sample.add_argument("run", type=Path, help="folder of the run")
-    sample.add_argument("--n", type=int, default=100, help="number of samples")
+    sample.add_argument(
+        "--n",
+        type=int | None,
+        default=None,
+        help="number of samples, 100 when left out; of a sweep over prior weights those under each, 1000 when left out",
+    )
     sample.add_argument(
         "--preference",
         type=str | None,
@@ -106,6 +112,12 @@ def make_parser() -> ArgumentParser:
         type=str | None,
         default=None,
         help="centres of windows, e.g. band_gap=2.0, within the trained range",
+    )
+    sample.add_argument(
+        "--prior_weight",
+        type=float | Literal["sweep"] | None,
+        default=None,
+        help="how close to known chemistry, within the trained range; or sweep, for hits against closeness",
     )
     sample.add_argument(
         "--corrected", type=bool, default=False, nargs="?", const=True, help="resample to the exact target"
@@ -164,6 +176,15 @@ def _version() -> str:
     return metadata.version("matsmith")
 
 
+def with_underscores(arguments: Sequence[str]) -> list[str]:
+    """Return arguments in which options may be written with dashes, --prior-weight for --prior_weight."""
+    return [
+        "--" + name.replace("-", "_") + equals + value if text.startswith("--") and name else text
+        for text in arguments
+        for name, equals, value in [text[2:].partition("=")]
+    ]
+
+
 # Configurations
 
 
@@ -220,8 +241,9 @@ _NO_MAPPING = r"Not a valid subclass of \w+\s+Subclass types expect one of:(\s+-
 
 def _one_of_several(found: re.Match[str]) -> str:
     reasons, value = re.split(r"\s*(?:^|\n)\s*- ", f"\n{found[1]}")[1:], found[2]
-    kinds = [re.fullmatch(r"Expected a(?: <class '(\w+)'>| (mapping))", reason) for reason in reasons]
-    names = ["null" if kind[1] == "NoneType" else kind[1] or kind[2] for kind in kinds if kind]
+    pattern = r"Expected a(?: <class '(\w+)'>| (mapping)| typing\.Literal\['(\w+)'\])"
+    kinds = [re.fullmatch(pattern, reason.strip()) for reason in reasons]
+    names = ["null" if kind[1] == "NoneType" else kind[1] or kind[2] or kind[3] for kind in kinds if kind]
     if len(names) == len(reasons):
         return f"expected {', '.join(names[:-1])}{', or ' if len(names) > 1 else ''}{names[-1]}. Got value: {value}"
     return reasons[0]

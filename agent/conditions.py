@@ -1,4 +1,4 @@
-"""Conditions of a policy: a preference over the objectives, an inverse temperature, target values.
+"""Conditions of a policy: a preference over the objectives, an inverse temperature, target values, a prior weight.
 
 conditions = ConditionSpace(reward, beta=8.0, options=ConditionOptions())
 batch = conditions.draw(256, generator)                       # one condition a trajectory
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -36,30 +36,33 @@ class Conditions:
     """Inverse temperature, float (N,)."""
     target: Tensor
     """Centres of the windows with a target range, in the unit of the property, float (N, k)."""
+    prior_weight: Tensor = field(default_factory=lambda: torch.zeros(0))
+    """Exponent of the base measure in the target, float (N,); 1 when left out. Rewards do not depend on it."""
+
+    def __post_init__(self) -> None:
+        if not self.prior_weight.numel():
+            object.__setattr__(self, "prior_weight", torch.ones_like(self.beta))
 
     def __len__(self) -> int:
         return len(self.beta)
 
     def __getitem__(self, rows: Tensor | slice) -> Conditions:
-        return Conditions(self.preference[rows], self.beta[rows], self.target[rows])
+        return Conditions(self.preference[rows], self.beta[rows], self.target[rows], self.prior_weight[rows])
 
     def repeat(self, n: int) -> Conditions:
         """Return one condition n times."""
-        return Conditions(self.preference.expand(n, -1), self.beta.expand(n), self.target.expand(n, -1))
-
-    def tempered(self, share: float) -> Conditions:
-        """Return the conditions at a share of their beta."""
-        return replace(self, beta=self.beta * share)
+        wide = self.preference.expand(n, -1), self.target.expand(n, -1)
+        return Conditions(wide[0], self.beta.expand(n), wide[1], self.prior_weight.expand(n))
 
     @property
     def each(self) -> Conditions:
         """The conditions with an axis for materials: what they are applied to gets the shape (N, materials)."""
-        return Conditions(self.preference[:, None], self.beta[:, None], self.target[:, None])
+        return Conditions(*(getattr(self, field.name)[:, None] for field in fields(self)))
 
     @classmethod
     def join(cls, parts: Sequence[Conditions]) -> Conditions:
         """Return all conditions of several batches."""
-        return cls(*(torch.cat([getattr(part, name) for part in parts]) for name in ("preference", "beta", "target")))
+        return cls(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(cls)))
 
 
 class ConditionSpace:
@@ -69,24 +72,31 @@ class ConditionSpace:
         objectives: Of the reward; none for a function.
         beta: The run's own inverse temperature.
         options: What can be asked for.
+        prior_weight: The run's own exponent of the base measure.
 
     Raises:
-        ValueError: beta lies outside the range that can be asked for.
+        ValueError: beta or prior_weight lies outside the range that can be asked for.
     """
 
-    def __init__(self, objectives: Sequence[Objective], beta: float, options: ConditionOptions) -> None:
+    def __init__(
+        self, objectives: Sequence[Objective], beta: float, options: ConditionOptions, prior_weight: float = 1.0
+    ) -> None:
         self.options = options
         self.names = tuple(objective.property for objective in objectives)
         self.answers_preference = options.preference and len(objectives) > 1
         self.beta_range = options.beta_range
         if self.beta_range is not None and not self.beta_range[0] <= beta <= self.beta_range[1]:
             raise ValueError(f"beta: {beta:g} is outside beta_range, {_interval(self.beta_range)}")
+        self.prior_weight_range = allowed = options.prior_weight_range
+        if allowed is not None and not allowed[0] <= prior_weight <= allowed[1]:
+            raise ValueError(f"prior_weight: {prior_weight:g} is outside prior_weight_range, {_interval(allowed)}")
         self.target_ranges = {o.property: o.target_range for o in objectives if o.target_range is not None}
         weights = torch.tensor([[objective.weight for objective in objectives]])
         self.own = Conditions(
             weights.reshape(1, -1) / weights.sum(),
             torch.tensor([float(beta)]),
             torch.tensor([[o.centre() for o in objectives if o.target_range is not None]]).reshape(1, -1),
+            torch.tensor([float(prior_weight)]),
         )
         self._lows = torch.tensor([low for low, _ in self.target_ranges.values()])
         self._spans = torch.tensor([high - low for low, high in self.target_ranges.values()])
@@ -97,6 +107,7 @@ class ConditionSpace:
         coded = [f"preference:{name}" for name in self.names] if self.answers_preference else []
         coded += ["beta"] if self.beta_range is not None else []
         coded += [f"target:{name}" for name in self.target_ranges]
+        coded += ["prior_weight"] if self.prior_weight_range is not None else []
         return tuple(f"{name}:{step}" for name in coded for step in range(THERMOMETER_STEPS))
 
     @property
@@ -105,11 +116,11 @@ class ConditionSpace:
         return not self.feature_names
 
     def draw(self, n: int, generator: torch.Generator) -> Conditions:
-        """Draw n: the run's own ones, then Dirichlet(1) preferences and corners, log-uniform beta, uniform targets."""
+        """Draw n: the run's own ones, then Dirichlet(1) preferences and corners, log-uniform beta, the rest uniform."""
         own = self.own.repeat(n)
         if self.is_fixed:
             return own
-        preference, beta, target = own.preference, own.beta, own.target
+        preference, beta, target, prior_weight = own.preference, own.beta, own.target, own.prior_weight
         if self.answers_preference:
             m = len(self.names)
             exponential = -torch.rand(n, m, generator=generator).clamp_min(1e-12).log()
@@ -122,16 +133,31 @@ class ConditionSpace:
             beta = (low + (high - low) * torch.rand(n, generator=generator)).exp()
         if self.target_ranges:
             target = self._lows + self._spans * torch.rand(n, len(self._lows), generator=generator)
+        if self.prior_weight_range is not None:
+            low, high = self.prior_weight_range
+            prior_weight = low + (high - low) * torch.rand(n, generator=generator)
         kept = torch.arange(n) < self.n_own(n)
         return Conditions(
             torch.where(kept[:, None], own.preference, preference),
             torch.where(kept, own.beta, beta),
             torch.where(kept[:, None], own.target, target),
+            torch.where(kept, own.prior_weight, prior_weight),
         )
 
     def n_own(self, n: int) -> int:
         """Return how many of n drawn conditions are the run's own; they come first."""
         return n if self.is_fixed else max(1, round(self.options.own_share * n))
+
+    def tempered(self, conditions: Conditions, share: float) -> Conditions:
+        """Return conditions on the way from the base measure, share 0, to themselves, share 1.
+
+        Beta rises from 0. Where prior weights can be asked for, they come down from 1: at first the target is the base
+        measure under every condition, and so is the policy.
+        """
+        beta = conditions.beta * share
+        if self.prior_weight_range is None:
+            return replace(conditions, beta=beta)
+        return replace(conditions, beta=beta, prior_weight=1 - share * (1 - conditions.prior_weight))
 
     def encode(self, conditions: Conditions) -> Tensor:
         """Return thermometer codes, float (n, C) in [0, 1]; C is 0 when the condition is fixed."""
@@ -143,6 +169,9 @@ class ConditionSpace:
             shares.append(((conditions.beta.log() - low) / (high - low))[:, None])
         if self.target_ranges:
             shares.append((conditions.target - self._lows) / self._spans)
+        if self.prior_weight_range is not None:
+            low, high = self.prior_weight_range
+            shares.append(((conditions.prior_weight - low) / (high - low))[:, None])
         if not shares:
             return torch.zeros(len(conditions), 0)
         steps = torch.arange(THERMOMETER_STEPS)
@@ -153,6 +182,7 @@ class ConditionSpace:
         preference: Mapping[str, float] | None = None,
         beta: float | None = None,
         target: Mapping[str, float] | None = None,
+        prior_weight: float | None = None,
     ) -> Conditions:
         """Return one condition; what is left out is the run's own.
 
@@ -160,6 +190,7 @@ class ConditionSpace:
             preference: Weights by objective, >= 0, of any sum; objectives left out weigh nothing.
             beta: Inverse temperature.
             target: Centre of the window by property, in its unit.
+            prior_weight: Exponent of the base measure.
 
         Raises:
             ValueError: A name, a weight or a value that the policy does not answer; the message says what it does.
@@ -171,6 +202,8 @@ class ConditionSpace:
             row = replace(row, beta=self._read_beta(beta))
         if target is not None:
             row = replace(row, target=self._read_target(target))
+        if prior_weight is not None:
+            row = replace(row, prior_weight=self._read_prior_weight(prior_weight))
         return row
 
     def _read_preference(self, preference: Mapping[str, float]) -> Tensor:
@@ -210,8 +243,17 @@ class ConditionSpace:
             values[0, list(self.target_ranges).index(name)] = value
         return values
 
+    def _read_prior_weight(self, weight: float) -> Tensor:
+        own, allowed = float(self.own.prior_weight), self.prior_weight_range
+        if allowed is None and not math.isclose(weight, own, abs_tol=1e-6):
+            raise ValueError(f"prior_weight: {weight:g} was not trained for (expected {own:g}, the only one)")
+        if allowed is not None and not allowed[0] <= weight <= allowed[1]:
+            raise ValueError(f"prior_weight: {weight:g} is outside the trained range {_interval(allowed)}")
+        return torch.tensor([float(weight)])
+
     def describe(self, condition: Conditions) -> dict[str, object]:
-        """Return one condition by name, as JSON-compatible values."""
+        """Return one condition by name, as JSON-compatible values; the prior weight where it can be asked for."""
+        asked = {} if self.prior_weight_range is None else {"prior_weight": round(float(condition.prior_weight), 6)}
         return {
             "preference": {
                 name: round(weight, 6)
@@ -222,6 +264,7 @@ class ConditionSpace:
                 name: round(value, 6)
                 for name, value in zip(self.target_ranges, condition.target[0].tolist(), strict=True)
             },
+            **asked,
         }
 
 

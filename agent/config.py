@@ -185,7 +185,7 @@ class DesignConfig:
     """Base measure: default, none, a prior file, or what to fit one to: a table of known formulas (CSV or Parquet), or
     for crystals a folder of structure files."""
     prior_weight: float = 1.0
-    """Exponent of the prior in the target, 0 to 1."""
+    """Exponent of the prior in the target, 0 to 1; conditions.prior_weight_range makes it a dial when sampling."""
     beta: float = 8.0
     """Inverse temperature of the reward: how greedy."""
     conditions: ConditionOptions | None = None

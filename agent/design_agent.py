@@ -22,14 +22,15 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from agent.checks import check_reward, check_seed, check_settings
+from agent.checks import check_prior_weight_range, check_reward, check_seed, check_settings
 from agent.condition_options import ConditionOptions
 from agent.conditions import Conditions, ConditionSpace, default_options
 from agent.coverage import Coverage, Scored, measure_coverage
+from agent.front import sample_front
 from agent.interruption import interrupt_between_steps
-from agent.metrics import simplex_lattice
 from agent.policy import Policy, PolicyNetwork
 from agent.prior import Prior
+from agent.prior_weights import sample_prior_weights
 from agent.replay import effective_share
 from agent.reward import FunctionReward, Reward, RewardFunction, RewardValues, as_reward
 from agent.rollout import Rollout
@@ -42,9 +43,9 @@ class DesignAgent:
     """A GFlowNet over a design space, with target p(x) ~ prior(x)^prior_weight R(x)^beta.
 
     With several objectives, or a target range, R depends on a preference and on targets, and one policy answers all of
-    them at any beta of a range. Methods that take `preference`, `beta` and `target` answer for the objectives' own
-    weights and windows and the agent's own beta where these are left out; they raise a ValueError for what the policy
-    was not trained for.
+    them at any beta of a range, and if wanted at any prior weight. Methods that take `preference`, `beta`, `target` and
+    `prior_weight` answer for the objectives' own weights and windows and the agent's own beta and prior weight where
+    these are left out; they raise a ValueError for what the policy was not trained for.
 
     Args:
         space: What may be built.
@@ -57,7 +58,8 @@ class DesignAgent:
         conditions: What can be asked of the policy; None: see `default_options`.
 
     Raises:
-        ValueError: A number out of range, or a reward that fails on a first batch (wrong shape, NaN, negative).
+        ValueError: A number out of range, a range of prior weights without a prior, or a reward that fails on a first
+            batch (wrong shape, NaN, negative).
     """
 
     def __init__(
@@ -82,13 +84,12 @@ class DesignAgent:
         n_outcomes = check_reward(self.reward, space, seed)
         objectives = self.reward.objectives
         conditions = conditions or default_options(objectives, beta, self.options.loss)
-        self.conditions = ConditionSpace(objectives, beta, conditions)
+        check_prior_weight_range(conditions, prior is not None)
+        self.conditions = ConditionSpace(objectives, beta, conditions, self.prior_weight)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)  # initial weights
             base = prior.policy(space) if prior is not None else uniform_policy(space)
-            self.trainer = Trainer(
-                space, self.reward, self.conditions, base, self.prior_weight, self.options, seed, n_outcomes
-            )
+            self.trainer = Trainer(space, self.reward, self.conditions, base, self.options, seed, n_outcomes)
         self._generator = torch.Generator().manual_seed(seed + 1)
         self.history: list[dict[str, float]] = []
 
@@ -169,6 +170,7 @@ class DesignAgent:
         preference: Mapping[str, float] | None = None,
         beta: float | None = None,
         target: Mapping[str, float] | None = None,
+        prior_weight: float | None = None,
         corrected: bool = False,
         seed: int | None = None,
     ) -> pd.DataFrame:
@@ -179,6 +181,7 @@ class DesignAgent:
             preference: Weights by objective, of any sum; objectives left out weigh nothing.
             beta: Inverse temperature: how greedy.
             target: Centres of windows by property, in its unit.
+            prior_weight: Exponent of the prior: how close to known chemistry.
             corrected: Draw several times as many and resample them by importance weight, so that they follow the
                 target itself, not the policy's approximation of it.
             seed: Of this call; None: continue the agent's own sequence.
@@ -190,18 +193,17 @@ class DesignAgent:
         """
         if n < 1:
             raise ValueError(f"n: {n} is not a positive number of samples")
-        if seed is not None:
-            check_seed(seed)
-        condition = self.conditions.read(preference, beta, target)
-        generator = self._generator if seed is None else torch.Generator().manual_seed(seed)
-        return self._sample(n, condition, corrected, generator)
+        condition = self.conditions.read(preference, beta, target, prior_weight)
+        generator = self._generator if seed is None else torch.Generator().manual_seed(check_seed(seed))
+        return self.sample_under(condition, n, corrected, generator)
 
-    def _sample(self, n: int, condition: Conditions, corrected: bool, generator: torch.Generator) -> pd.DataFrame:
+    def sample_under(self, condition: Conditions, n: int, corrected: bool, generator: torch.Generator) -> pd.DataFrame:
+        """Sample materials under one condition; see `sample`."""
         n_drawn = max(4 * n, 4096) if corrected else n
         rollout = self.policy_under(condition).sample_many(n_drawn, generator)
         values = self.evaluate(rollout, condition)
         log_base = self.base.log_prob_in_chunks(rollout.actions)
-        log_target = self.prior_weight * log_base + self.reward.log_reward(values.outcomes, condition)
+        log_target = condition.prior_weight * log_base + self.reward.log_reward(values.outcomes, condition)
         log_weights = log_target - rollout.log_prob
         rows = torch.arange(n)
         if corrected:
@@ -233,6 +235,7 @@ class DesignAgent:
         n_preferences: int = 21,
         beta: float | None = None,
         target: Mapping[str, float] | None = None,
+        prior_weight: float | None = None,
         seed: int | None = None,
     ) -> pd.DataFrame:
         """Sample under preferences spread evenly over all trade-offs: an approximation of the Pareto front.
@@ -242,6 +245,7 @@ class DesignAgent:
             n_preferences: Most preferences; a simplex lattice has 3, 6, 10, 15, 21, ... points for three objectives.
             beta: As for `sample`.
             target: As for `sample`.
+            prior_weight: As for `sample`.
             seed: As for `sample`.
 
         Returns:
@@ -251,30 +255,39 @@ class DesignAgent:
         Raises:
             ValueError: The policy answers no preference, or there are fewer samples or preferences than objectives.
         """
-        if not self.conditions.answers_preference:
-            raise ValueError("preference: the policy answers no preferences (expected one with several objectives)")
-        if seed is not None:
-            check_seed(seed)
-        condition = self.conditions.read(None, beta, target)
-        fewest = len(self.conditions.names)
-        if min(n, n_preferences) < fewest:
-            raise ValueError(f"n: {min(n, n_preferences)} is too few for a sweep (expected at least {fewest})")
-        preferences = simplex_lattice(fewest, min(n, n_preferences))
-        generator = self._generator if seed is None else torch.Generator().manual_seed(seed)
-        parts, shares = [], []
-        for number, weights in enumerate(preferences):
-            size = n * (number + 1) // len(preferences) - n * number // len(preferences)
-            part = self._sample(size, replace(condition, preference=weights[None]), False, generator)
-            for name, weight in zip(self.conditions.names, weights.tolist(), strict=True):
-                part[f"preference_{name}"] = weight
-            shares.append(part.attrs["effective_sample_size"] / size)
-            parts.append(part)
-        described = self.conditions.describe(condition) | {"preference": "sweep"}
-        for part in parts:
-            part.attrs = {}
-        frame = pd.concat(parts, ignore_index=True)
-        frame.attrs = {"n_drawn": n, "effective_share": shares, "condition": described}
-        return frame
+        condition = self.conditions.read(None, beta, target, prior_weight)
+        generator = self._generator if seed is None else torch.Generator().manual_seed(check_seed(seed))
+        return sample_front(self, n, n_preferences, condition, generator)
+
+    def sample_prior_weights(
+        self,
+        n: int = 1000,
+        *,
+        n_weights: int = 9,
+        preference: Mapping[str, float] | None = None,
+        beta: float | None = None,
+        target: Mapping[str, float] | None = None,
+        seed: int | None = None,
+    ) -> pd.DataFrame:
+        """Sample under prior weights spread evenly over the trained range: hits against closeness to known chemistry.
+
+        Args:
+            n: Number of samples under each weight.
+            n_weights: Number of weights, at least 2.
+            preference: As for `sample`, and so are the others.
+            beta: How greedy.
+            target: Centres of windows by property, in its unit.
+            seed: Of this call.
+
+        Returns:
+            One row a weight; see `agent.prior_weights`. `.attrs` has `condition` and `n_drawn`.
+
+        Raises:
+            ValueError: The policy answers no prior weight but its own, or n or n_weights is too small.
+        """
+        condition = self.conditions.read(preference, beta, target)
+        generator = self._generator if seed is None else torch.Generator().manual_seed(check_seed(seed))
+        return sample_prior_weights(self, n, n_weights, condition, generator)
 
     def coverage(
         self,
@@ -284,6 +297,7 @@ class DesignAgent:
         preference: Mapping[str, float] | None = None,
         beta: float | None = None,
         target: Mapping[str, float] | None = None,
+        prior_weight: float | None = None,
     ) -> Coverage:
         """Measure how much of the target the policy covers, by n samples of it and n of the base measure.
 
@@ -292,7 +306,7 @@ class DesignAgent:
         """
         if n < 1:
             raise ValueError(f"n: {n} is not a positive number of samples")
-        condition = self.conditions.read(preference, beta, target)
+        condition = self.conditions.read(preference, beta, target, prior_weight)
         policy = self.policy_under(condition)
         generator = torch.Generator().manual_seed(seed)
         from_policy = policy.sample_many(n, generator)
@@ -305,7 +319,7 @@ class DesignAgent:
 
     def _score(self, rollout: Rollout, log_policy: Tensor, log_base: Tensor, condition: Conditions) -> Scored:
         log_reward = self.reward.log_reward(self.evaluate(rollout).outcomes, condition)
-        return Scored(log_policy, log_base, self.prior_weight * log_base + log_reward)
+        return Scored(log_policy, log_base, condition.prior_weight * log_base + log_reward)
 
     def evaluate(self, rollout: Rollout, condition: Conditions | None = None) -> RewardValues:
         """Return reward, utilities and properties of finished trajectories, under a preference and targets if given."""
@@ -318,13 +332,14 @@ class DesignAgent:
         preference: Mapping[str, float] | None = None,
         beta: float | None = None,
         target: Mapping[str, float] | None = None,
+        prior_weight: float | None = None,
     ) -> Tensor:
         """Return the exact log-probability of materials under the policy, float (N,).
 
         Raises:
             ValueError: A material lies outside the space; the message names it and the rule.
         """
-        policy = self.policy_under(self.conditions.read(preference, beta, target))
+        policy = self.policy_under(self.conditions.read(preference, beta, target, prior_weight))
         return policy.log_prob_in_chunks(self.space.encode(materials))
 
     def log_partition(
@@ -333,13 +348,14 @@ class DesignAgent:
         preference: Mapping[str, float] | None = None,
         beta: float | None = None,
         target: Mapping[str, float] | None = None,
+        prior_weight: float | None = None,
     ) -> float:
         """Return the training's estimate of log Z, the logarithm of the summed target.
 
         Raises:
             ValueError: The agent was not trained.
         """
-        condition = self.conditions.read(preference, beta, target)
+        condition = self.conditions.read(preference, beta, target, prior_weight)
         if not self.history:
             raise ValueError("log_partition: the agent was not trained yet")
         if self.trainer.log_partition is None:

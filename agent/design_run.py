@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pandas as pd
 import torch
@@ -16,7 +16,7 @@ import torch
 from agent.campaign import STORE, Campaign, CampaignInterrupted
 from agent.campaign_run import add_labels, load_campaign, make_campaign, run_campaign
 from agent.candidates import collect_candidates, predict_known
-from agent.checks import check_settings
+from agent.checks import check_prior_weight_range, check_settings
 from agent.conditions import default_options
 from agent.config import DesignConfig
 from agent.coverage import Coverage
@@ -27,6 +27,7 @@ from agent.design_parts import energy_model_of, make_agent, make_design_space, m
 from agent.front import pareto_front
 from agent.objective import Objective
 from agent.plug_in import check_no_secret
+from agent.report_prior_weight import PRIOR_WEIGHTS_FILE
 from agent.reward import Reward
 from agent.run_folder import RunFolder, describe_environment
 from agent.store_file import held
@@ -35,6 +36,8 @@ from agent.training_run import train_to
 from surrogates.progress import progress_bar
 
 _MOST_SAMPLES = 1_000_000
+_SWEPT = 1000
+"""Samples under each prior weight of a sweep."""
 _MOST_KNOWN = 2000
 """Known materials behind the front in the report."""
 ENERGY_WEIGHTS = "energy.safetensors"
@@ -212,6 +215,11 @@ def _collect(
         folder.write_json("front.json", asdict(front.measures))
         known = predict_known(agent, _MOST_KNOWN, config.seed)
         folder.write_text("known.csv", known.to_csv(index=False, float_format="%.6g"))
+    if agent.conditions.prior_weight_range is not None:
+        with progress_bar(progress, 1, "prior weights", "sweep") as advance:
+            swept = agent.sample_prior_weights(_SWEPT, seed=config.seed)
+            advance(1)
+        folder.write_text(PRIOR_WEIGHTS_FILE, swept.to_csv(index=False, float_format="%.6g"))
     environment = json.loads((folder.path / "environment.json").read_text(encoding="utf-8"))
     environment["seconds"] = round(environment.get("seconds", 0.0) + time.monotonic() - started, 1)
     folder.write_json("environment.json", environment)
@@ -228,6 +236,7 @@ def _check(config: DesignConfig) -> None:
     if config.samples > _MOST_SAMPLES:
         raise ValueError(f"samples: {config.samples} is more than {_MOST_SAMPLES:,}")
     check_settings(config.prior_weight, config.beta, config.seed)
+    check_prior_weight_range(config.conditions, config.prior != "none")
     if not 0 <= config.rounds <= 10_000:
         raise ValueError(f"rounds: {config.rounds} is not in 0..10,000")
     if config.oracle is not None and not config.rounds:
@@ -258,29 +267,38 @@ def _check_crystal(config: DesignConfig) -> None:
 def sample_run(
     config: DesignConfig,
     folder: RunFolder,
-    n: int,
+    n: int | None = None,
     *,
     preference: Mapping[str, float] | Literal["sweep"] | None = None,
     beta: float | None = None,
     target: Mapping[str, float] | None = None,
+    prior_weight: float | Literal["sweep"] | None = None,
     corrected: bool = False,
     seed: int | None = None,
 ) -> tuple[pd.DataFrame, Sequence[Objective]]:
-    """Sample from the policy of a run; see `DesignAgent.sample`, and `sample_front` for a sweep.
+    """Sample from the policy of a run; see `DesignAgent.sample`, for sweeps `sample_front`, `sample_prior_weights`.
 
     Returns:
-        The samples, and the objectives of the run.
+        The samples, or the figures of a sweep over prior weights, and the objectives of the run.
 
     Raises:
         ValueError: n out of range, a condition that the policy does not answer, no checkpoint, or one that does not
             fit the configuration.
     """
+    if n is None:
+        n = _SWEPT if prior_weight == "sweep" else 100
     if not 1 <= n <= _MOST_SAMPLES:
         raise ValueError(f"n: {n} is not in 1..{_MOST_SAMPLES:,}")
-    if preference == "sweep" and corrected:
-        raise ValueError("corrected: not for a sweep (expected one preference, or no correction)")
+    if corrected and "sweep" in (preference, prior_weight):
+        raise ValueError("corrected: not for a sweep (expected one condition, or no correction)")
+    if preference == prior_weight == "sweep":
+        raise ValueError("prior_weight: one sweep at a time (expected a number where preference is sweep)")
     agent = _load(config, folder)
+    if prior_weight == "sweep":
+        assert preference != "sweep"
+        table = agent.sample_prior_weights(n, preference=preference, beta=beta, target=target, seed=seed)
+        return table, agent.reward.objectives
+    asked: dict[str, Any] = {"beta": beta, "target": target, "prior_weight": prior_weight, "seed": seed}
     if preference == "sweep":
-        return agent.sample_front(n, beta=beta, target=target, seed=seed), agent.reward.objectives
-    frame = agent.sample(n, preference=preference, beta=beta, target=target, corrected=corrected, seed=seed)
-    return frame, agent.reward.objectives
+        return agent.sample_front(n, **asked), agent.reward.objectives
+    return agent.sample(n, preference=preference, corrected=corrected, **asked), agent.reward.objectives

@@ -8,8 +8,9 @@ print(front.measures)
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import pandas as pd
 import torch
@@ -27,6 +28,10 @@ from agent.objective import Objective
 from envs import CompositionBatch
 from envs.formula import chemical_system
 from surrogates.properties import column_of
+
+if TYPE_CHECKING:
+    from agent.conditions import Conditions
+    from agent.design_agent import DesignAgent
 
 _DIRECTIONS = 100
 """Most directions by which spread and R2 are measured, whatever the preferences of the samples."""
@@ -73,6 +78,33 @@ class Front:
     measures: FrontMeasures
 
 
+def sample_front(
+    agent: DesignAgent, n: int, n_preferences: int, condition: Conditions, generator: torch.Generator
+) -> pd.DataFrame:
+    """Sample under preferences spread evenly over all trade-offs; see `DesignAgent.sample_front`."""
+    conditions = agent.conditions
+    if not conditions.answers_preference:
+        raise ValueError("preference: the policy answers no preferences (expected one with several objectives)")
+    fewest = len(conditions.names)
+    if min(n, n_preferences) < fewest:
+        raise ValueError(f"n: {min(n, n_preferences)} is too few for a sweep (expected at least {fewest})")
+    preferences = simplex_lattice(fewest, min(n, n_preferences))
+    parts, shares = [], []
+    for number, weights in enumerate(preferences):
+        size = n * (number + 1) // len(preferences) - n * number // len(preferences)
+        part = agent.sample_under(replace(condition, preference=weights[None]), size, False, generator)
+        for name, weight in zip(conditions.names, weights.tolist(), strict=True):
+            part[f"preference_{name}"] = weight
+        shares.append(part.attrs["effective_sample_size"] / size)
+        parts.append(part)
+    described = conditions.describe(condition) | {"preference": "sweep"}
+    for part in parts:
+        part.attrs = {}
+    frame = pd.concat(parts, ignore_index=True)
+    frame.attrs = {"n_drawn": n, "effective_share": shares, "condition": described}
+    return frame
+
+
 def pareto_front(samples: pd.DataFrame, objectives: Sequence[Objective]) -> Front:
     """Return the front of samples with their preferences, as `DesignAgent.sample_front` gives them."""
     names = [objective.property for objective in objectives]
@@ -105,11 +137,31 @@ def utilities_of(samples: pd.DataFrame, names: Sequence[str]) -> Tensor:
 
 def _hits(samples: pd.DataFrame, objectives: Sequence[Objective]) -> list[float]:
     """Return the share of samples under each preference that meet all objectives of positive weight, by their means."""
-    met = {o.property: o.contains(torch.tensor(samples[column_of(o.property)].to_numpy())).numpy() for o in objectives}
-    weights = [f"preference_{name}" for name in met]
-    shares = []
-    for preference, rows in samples.groupby(weights, sort=False).indices.items():
-        each = preference if isinstance(preference, tuple) else (preference,)
-        wanted = [met[name][rows] for name, weight in zip(met, each, strict=True) if weight > 0]
-        shares.append(float(torch.tensor([bool(all(column)) for column in zip(*wanted, strict=True)]).float().mean()))
-    return shares
+    weights = [f"preference_{objective.property}" for objective in objectives]
+    return [
+        share_of_hits(samples.iloc[rows], objectives, preference if isinstance(preference, tuple) else (preference,))
+        for preference, rows in samples.groupby(weights, sort=False).indices.items()
+    ]
+
+
+def share_of_hits(
+    samples: pd.DataFrame,
+    objectives: Sequence[Objective],
+    preference: Sequence[float],
+    targets: Mapping[str, float] | None = None,
+) -> float:
+    """Return the share of samples that meet all objectives of positive weight, by their means.
+
+    Args:
+        samples: N, N at least 1, with their predictions.
+        objectives: Of the run.
+        preference: The weight of each.
+        targets: Centres of the windows that were moved, by property.
+    """
+    hits = torch.ones(len(samples), dtype=torch.bool)
+    for objective, weight in zip(objectives, preference, strict=True):
+        if weight > 0:
+            values = torch.tensor(samples[column_of(objective.property)].to_numpy())
+            moved = (targets or {}).get(objective.property)
+            hits &= objective.contains(values if moved is None else values - (moved - objective.centre()))
+    return float(hits.float().mean())

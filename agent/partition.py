@@ -16,6 +16,8 @@ _REMEMBERED = 1024
 """Latest estimates that are fitted."""
 _FITTED = 256
 """Estimates fitted in a step."""
+_RIDGE = 0.1
+"""Weight of the squared coefficients of the linear part."""
 
 
 class LogPartition(nn.Module):
@@ -26,6 +28,8 @@ class LogPartition(nn.Module):
     Args:
         n_inputs: Length of an encoded condition.
         width: Hidden units.
+        wide_range: Whether log Z may differ by tens of nats from one condition to another, as it does over prior
+            weights: what is linear in the encoded conditions is then solved for, and the network learns the rest.
     """
 
     level: Tensor
@@ -34,8 +38,9 @@ class LogPartition(nn.Module):
     temperings: Tensor
     n_observed: Tensor
 
-    def __init__(self, n_inputs: int, width: int = 128) -> None:
+    def __init__(self, n_inputs: int, width: int = 128, wide_range: bool = False) -> None:
         super().__init__()
+        self.wide_range = wide_range
         self.input_dim = n_inputs  # torchgfn asks for it
         layers = [nn.Linear(n_inputs, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 1)]
         self.network = nn.Sequential(*layers)
@@ -50,6 +55,8 @@ class LogPartition(nn.Module):
         """Return log Z under each condition, float (n, 1), without gradient: the policy's loss must not move it."""
         with torch.no_grad():
             values: Tensor = self.level + self.tempering * self.network(conditions)
+            if self.wide_range:
+                values = values + self._linear(conditions, torch.tensor(self.tempering))[:, None]
         return values
 
     def observe(self, conditions: Tensor, estimates: Tensor) -> None:
@@ -65,7 +72,22 @@ class LogPartition(nn.Module):
         """Return the regression loss on some of the latest estimates."""
         rows = torch.randint(min(int(self.n_observed), _REMEMBERED), (_FITTED,), generator=generator)
         values = self.level + self.temperings[rows] * self.network(self.conditions[rows]).squeeze(1)
+        if self.wide_range:
+            values = values + self._linear(self.conditions[rows], self.temperings[rows])
         return nn.functional.huber_loss(values, self.estimates[rows], delta=3.0)
+
+    def _linear(self, conditions: Tensor, temperings: Tensor) -> Tensor:
+        """Return the linear part of log Z, fitted to the latest estimates by ridge regression, float (n,)."""
+
+        def features(codes: Tensor, tempering: Tensor) -> Tensor:
+            return nn.functional.pad(codes, (1, 0), value=1.0).double() * tempering.double().reshape(-1, 1)
+
+        n = min(int(self.n_observed), _REMEMBERED)
+        known = features(self.conditions[:n], self.temperings[:n])
+        ridge = _RIDGE * torch.eye(known.shape[1], dtype=torch.float64)
+        wanted = known.T @ (self.estimates[:n] - self.level).double()
+        values: Tensor = features(conditions, temperings) @ torch.linalg.solve(known.T @ known + ridge, wanted)
+        return values.float()
 
     def estimator(self) -> Any:  # torchgfn ships no types
         """Return it as torchgfn takes it."""

@@ -21,6 +21,7 @@ from agent.report_campaign import CAMPAIGN_FILES, CampaignFiles, labelling
 from agent.report_crystals import CRYSTAL_ROWS, crystals_in, rung_height
 from agent.report_figures import NO_VALUE, Quantity, numbers
 from agent.report_front import FRONT_FILES, MOST_POINTS, Front, trade_offs
+from agent.report_prior_weight import PRIOR_WEIGHTS_FILE, prior_weights
 from agent.report_properties import quantities_in, stated, wish
 from agent.report_space_groups import group_html, group_number, plain_material, space_groups, with_group
 from agent.text_file import replace_text
@@ -49,6 +50,8 @@ class _Run:
     """None when the run left no file of a front: it has one objective, or is an old one."""
     campaign: CampaignFiles | None
     """None when the run had no rounds of labelling."""
+    prior_weights: pd.DataFrame | None
+    """None when the run has no range of prior weights."""
     missing: dict[str, str]
 
     @property
@@ -131,9 +134,10 @@ def _read_run(run: Path) -> _Run:
     campaign = None
     if any((run / name).exists() for name in CAMPAIGN_FILES):
         campaign = CampaignFiles(table_of("labels.csv", "material"), object_of("campaign.json"))
+    swept = table_of(PRIOR_WEIGHTS_FILE, "prior_weight") if (run / PRIOR_WEIGHTS_FILE).exists() else None
     return _Run(
         run, candidates, object_of("support.json"), object_of("coverage.json"), object_of("environment.json"),
-        metrics, text_of("config.yaml"), front, campaign, missing,
+        metrics, text_of("config.yaml"), front, campaign, swept, missing,
     )  # fmt: skip
 
 
@@ -250,6 +254,7 @@ def _render(run: _Run) -> str:
     if run.front is not None:
         front = trade_offs(run.front, *(quantities_in(f, objectives) for f in (run.front.materials, run.front.known)))
     campaign = None if run.campaign is None else labelling(run.campaign, run.config)
+    weights = None if run.prior_weights is None else prior_weights(run.prior_weights)
     crystals = crystals_in(run.candidates, quantities, run.folder)
     stated_warnings = run.support.get("warnings")
     novel = _novel(run.candidates)
@@ -290,11 +295,13 @@ def _render(run: _Run) -> str:
         elements=figures.element_cells(formulas),
         front=front,
         campaign=campaign,
+        weights=weights,
         crystals=crystals,
         crystal_rows=CRYSTAL_ROWS,
         figures=_draw(run, quantities, groups)
         | ({} if front is None else front.figures)
         | ({} if campaign is None else campaign.figures)
+        | ({} if weights is None else weights.figures)
         | ({} if crystals is None else crystals.figures),
         n_error_bars=figures.MOST_ERROR_BARS,
         most_points=MOST_POINTS,

@@ -2,6 +2,7 @@
 
     config.yaml  environment.json  support.json  metrics.jsonl  coverage.json  candidates.csv  report.html
     front.csv  front.json  known.csv (with several objectives)  checkpoints/agent.safetensors  tb/
+    prior_weights.csv (with a range of them)
     candidates.extxyz  cifs/ (where crystals are built)
     campaign.db  campaign.json  labels.csv  labels_cheaper.csv  labels_ase.db  labels.extxyz  cifs/ (with rounds)
 
@@ -32,8 +33,8 @@ _PACKAGES = ("matsmith", "torch", "torchgfn", "gymnasium", "pymatgen", "smact", 
 _MARK = "environment.json"
 """The file by which a run is told from a folder of the user's, whose config.yaml must not be lost."""
 _OTHERS = (
-    "energy.safetensors", "support.json", "coverage.json", "front.csv", "front.json", "known.csv", "report.html", "tb",
-    "campaign.db", "campaign.db-wal", "campaign.db-shm", "campaign.json",
+    "energy.safetensors", "support.json", "coverage.json", "front.csv", "front.json", "known.csv",
+    "prior_weights.csv", "report.html", "tb", "campaign.db", "campaign.db-wal", "campaign.db-shm", "campaign.json",
     "labels.csv", "labels_cheaper.csv", "labels_ase.db", "labels.extxyz", "cifs", "candidates.extxyz",
 )  # fmt: skip
 _OURS = ("config.yaml", "environment.json", "metrics.jsonl", "candidates.csv", "checkpoints")

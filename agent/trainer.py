@@ -11,8 +11,8 @@ Every step mixes these sources and takes one gradient step on a torchgfn loss:
 
 The log-partition function is not learned from the loss: it is the importance-sampling estimate from the replayed
 mixture (smoothed over conditions by a small network), so a policy that leaves out part of the target sees everywhere
-else that it is too likely. Every beta is tempered by a common share, which rises to 1 as fast as the effective sample
-size allows. What is kept is a moving average of the weights.
+else that it is too likely. All conditions are tempered by a common share, which rises to 1 as fast as the effective
+sample size allows. What is kept is a moving average of the weights.
 """
 
 from __future__ import annotations
@@ -84,7 +84,6 @@ class Trainer:
         reward: What materials are worth under a condition.
         conditions: What the policy answers.
         base: The base measure; the policy starts as a copy of its network.
-        base_weight: Exponent of the base measure in the target.
         options: Settings.
         seed: Source of all randomness.
         n_outcomes: Columns of the reward's outcomes.
@@ -99,7 +98,6 @@ class Trainer:
         reward: Reward | FunctionReward,
         conditions: ConditionSpace,
         base: Policy,
-        base_weight: float,
         options: TrainingOptions,
         seed: int,
         n_outcomes: int,
@@ -107,12 +105,14 @@ class Trainer:
         if options.loss != "tb" and not conditions.is_fixed:
             raise ValueError(f"loss: {options.loss} knows no conditions (expected tb, or a fixed condition)")
         self.space, self.reward, self.conditions, self.base = space, reward, conditions, base
-        self.base_weight, self.options = base_weight, options
+        self.options = options
         self.generator = torch.Generator().manual_seed(seed)
         self.network = base.network.conditioned(conditions.feature_names).requires_grad_(True)
         self.average = base.network.conditioned(conditions.feature_names).requires_grad_(False)
         self.average.load_state_dict(self.network.state_dict())
-        self.log_partition = None if conditions.is_fixed else LogPartition(len(conditions.feature_names))
+        wide = conditions.prior_weight_range is not None
+        n_codes = len(conditions.feature_names)
+        self.log_partition = None if conditions.is_fixed else LogPartition(n_codes, wide_range=wide)
         self.policy = Policy(space, self.network)
         self.replay = Replay(options.replay_capacity, space.max_steps, n_outcomes)
         self.recent = Replay(max(_RECENT, options.batch_size), space.max_steps, n_outcomes)
@@ -212,8 +212,8 @@ class Trainer:
         conditions = self.conditions.draw(1 if self.conditions.is_fixed else _ANCHORS, self.generator)
         most = max(_WEIGHTS // len(conditions), 2 * self.options.batch_size)  # more than one step's edited materials
         entries = self.replay.window(most, self.generator)
-        log_reward = self.reward.log_reward(entries.outcomes, conditions.tempered(self.tempering).each)
-        log_target = log_reward + self.base_weight * entries.log_base
+        tempered = self.conditions.tempered(conditions, self.tempering).each
+        log_target = self.reward.log_reward(entries.outcomes, tempered) + tempered.prior_weight * entries.log_base
         codes = self.conditions.encode(conditions)
         return _Weighed(conditions, codes, entries, log_target, log_target - entries.log_mixture)
 
@@ -257,9 +257,10 @@ class Trainer:
         self, rollout: Rollout, entries: Batch, conditions: Conditions, codes: Tensor, own_log_z: Tensor
     ) -> Tensor:
         log_z = own_log_z if self.log_partition is None else self.log_partition(codes).squeeze(1)
-        tilt = self.reward.log_reward(entries.outcomes, conditions.tempered(self.tempering))
-        lowest = log_z + (1 - self.base_weight) * entries.log_base - _DEEPEST_RATIO
-        log_target = self.base_weight * entries.log_base + torch.maximum(tilt, lowest)
+        tempered = self.conditions.tempered(conditions, self.tempering)
+        tilt = self.reward.log_reward(entries.outcomes, tempered)
+        lowest = log_z + (1 - tempered.prior_weight) * entries.log_base - _DEEPEST_RATIO
+        log_target = tempered.prior_weight * entries.log_base + torch.maximum(tilt, lowest)
         trajectories = to_trajectories(self._environment, rollout, conditions=codes if codes.shape[1] else None)
         if isinstance(self.gflownet, RelativeTrajectoryBalanceGFlowNet):
             log_target = log_target - entries.log_base  # the loss adds the base measure itself
@@ -315,8 +316,9 @@ class Trainer:
     def _own_weights(self, tempering: float) -> Tensor:
         """Return the log importance weights of the latest samples under the run's own condition, float (n,)."""
         latest = self.recent.contents()
-        log_reward = self.reward.log_reward(latest.outcomes, self.conditions.own.tempered(tempering))
-        return self.base_weight * latest.log_base + log_reward - latest.log_mixture
+        own = self.conditions.tempered(self.conditions.own, tempering)
+        log_reward = self.reward.log_reward(latest.outcomes, own)
+        return own.prior_weight * latest.log_base + log_reward - latest.log_mixture
 
     def _raise_tempering(self) -> None:
         """Raise the tempering to the schedule's floor, and beyond as far as the effective sample size allows."""

@@ -266,9 +266,62 @@ def test_samples_under_any_condition(capsys: pytest.CaptureFixture[str]) -> None
         assert_refused(["sample", "run", *wrong], capsys, part)
 
 
+def test_samples_at_any_prior_weight(capsys: pytest.CaptureFixture[str]) -> None:
+    space_prior = random_prior(space_named())
+    space_prior.save("prior.safetensors")
+    changes = {"prior": "prior.safetensors", "conditions": {"beta_range": None, "prior_weight_range": [0, 1]}}
+    assert run([*write_config(**changes), "--prior-weight", "0.75"]) == 0  # dashes do as well
+    swept = pd.read_csv("run/prior_weights.csv")
+    assert swept["prior_weight"].tolist() == [i / 8 for i in range(9)]
+    agent = DesignAgent.load("run/checkpoints/agent.safetensors")
+    assert agent.prior_weight == 0.75
+    capsys.readouterr()
+    for option in (["--prior-weight", "0.3"], ["--prior_weight", "0.3"], ["--prior-weight=0.3"]):
+        assert run(["sample", "run", "--n", "9", *option, "--seed", "1", "--json"]) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert found["condition"]["prior_weight"] == 0.3
+        expected = agent.sample(9, prior_weight=0.3, seed=1)["material"].tolist()
+        assert [row["material"] for row in found["samples"]] == expected
+    assert run(["sample", "run", "--n", "9", "--prior-weight", "0.3"]) == 0
+    assert "; beta 2; prior weight 0.3\n" in capsys.readouterr().out
+    asked = ["sample", "run", "--n", "40", "--prior-weight", "sweep", "--seed", "1", "--preference", "toxicity=1"]
+    assert run(asked) == 0
+    out = capsys.readouterr().out
+    names = [
+        "prior_weight",
+        "mean_reward",
+        "hits",
+        "element_distance",
+        "nearest_distance",
+        "known",
+        "distinct",
+        "effective_sample_size",
+    ]
+    assert out.splitlines()[0].split() == names and len(out.splitlines()) == 11
+    assert out.endswith("40 samples under each of 9 prior weights; toxicity 1, plausibility 0; beta 2\n")
+    expected = agent.sample_prior_weights(40, preference={"toxicity": 1}, seed=1)
+    assert run([*asked, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [row["hits"] for row in found["prior_weights"]] == pytest.approx(expected["hits"].tolist())
+    assert run([*asked, "--output", "sweep.csv"]) == 0
+    assert pd.read_csv("sweep.csv")["mean_reward"].tolist() == pytest.approx(expected["mean_reward"].tolist(), rel=1e-5)
+    for wrong, part in (
+        (["--prior-weight", "1.5"], "prior_weight: 1.5 is outside the trained range 0 to 1"),
+        (["--prior-weight", "much"], "prior_weight: expected float, sweep, or null. Got value: much"),
+        (["--prior-weight", "sweep", "--preference", "sweep"], "prior_weight: one sweep at a time"),
+        (["--prior-weight", "sweep", "--corrected"], "corrected: not for a sweep"),
+        (["--prior-weight", "sweep", "--n", "0"], "n: 0 is not in 1..1,000,000"),
+    ):
+        assert_refused(["sample", "run", *wrong], capsys, part)
+
+
 @pytest.mark.parametrize(
     ("changes", "part"),
     [
+        ({"conditions": {"prior_weight_range": [1, 0]}}, "prior_weight_range: [1, 0] is not an interval within 0..1"),
+        ({"conditions": {"prior_weight_range": [0, 1]}}, "prior_weight_range: there is no prior to be weighed"),
+        ({"conditions": {"prior_weight_range": [0, 0.5]}, "prior": "default"},
+         "prior_weight: 1 is outside prior_weight_range, 0 to 0.5"),
         ({"conditions": {"beta_range": [4, 1]}}, "beta_range: [4, 1]"),
         ({"conditions": {"beta_range": [4, 8]}}, "beta: 2 is outside beta_range, 4 to 8"),
         ({"conditions": {"own_share": 2}}, "own_share: 2 is not in 0..1"),
@@ -294,6 +347,9 @@ def test_conditions_can_be_narrowed_or_switched_off(capsys: pytest.CaptureFixtur
     assert run(write_config(conditions={"preference": False, "beta_range": None}, training={"batch_size": 16})) == 0
     assert not Path("run/front.csv").exists()
     assert_refused(["sample", "run", "--beta", "3"], capsys, "beta: 3 was not trained for (expected 2, the only one)")
+    assert_refused(
+        ["sample", "run", "--prior-weight", "sweep"], capsys, "prior_weight: the policy answers its own only"
+    )
     assert run([*write_config(output="other"), "--conditions.beta_range", "[1, 8]"]) == 0
     assert_refused(["sample", "other", "--beta", "9"], capsys, "beta: 9 is outside the trained range 1 to 8")
     assert run(["resume", "other"]) == 0

@@ -189,6 +189,101 @@ def test_the_own_beta_must_lie_in_the_range() -> None:
         space(beta=40.0)
 
 
+# Prior weights
+
+
+def dial(low: float = 0.25, high: float = 1.0, own: float = 0.75, **options: Any) -> ConditionSpace:
+    settings = ConditionOptions(**{"preference": False, "beta_range": None, **options}, prior_weight_range=(low, high))
+    return ConditionSpace((RISK, HULL), 8.0, settings, own)
+
+
+def test_prior_weights_are_uniform_and_the_own_one_has_its_share() -> None:
+    conditions = dial(own_share=0.25)
+    drawn = conditions.draw(4000, generator())
+    assert not conditions.is_fixed
+    assert (drawn.prior_weight[:1000] == 0.75).all()
+    assert kstest((drawn.prior_weight[1000:].numpy() - 0.25) / 0.75, "uniform").pvalue > 0.001
+    assert (drawn.beta == 8.0).all() and (drawn.preference == 0.5).all()
+
+
+def test_nothing_is_drawn_for_what_cannot_be_asked_for() -> None:
+    """A run without a range of prior weights sees the random numbers that it always saw."""
+    without, given = (
+        ConditionSpace((RISK, HULL), 8.0, ConditionOptions(prior_weight_range=allowed), 0.75).draw(50, generator())
+        for allowed in (None, (0.0, 1.0))
+    )
+    assert torch.equal(without.beta, given.beta) and torch.equal(without.preference, given.preference)
+    assert (without.prior_weight == 0.75).all() and given.prior_weight.unique().numel() > 30
+
+
+@given(st.floats(0.25, 1))
+def test_codes_tell_the_prior_weight(weight: float) -> None:
+    conditions = dial()
+    codes = conditions.encode(conditions.read(prior_weight=weight))
+    assert codes.shape == (1, len(conditions.feature_names)) == (1, THERMOMETER_STEPS)
+    assert float(codes.mean()) == pytest.approx((weight - 0.25) / 0.75, abs=1e-5)
+    assert (codes.diff(dim=1) <= 0).all()
+
+
+def test_prior_weights_are_coded_after_all_others() -> None:
+    conditions = ConditionSpace((GAP, RISK), 8.0, ConditionOptions(prior_weight_range=(0, 1)))
+    names = [name.rsplit(":", 1)[0] for name in conditions.feature_names[::THERMOMETER_STEPS]]
+    assert names == ["preference:band_gap", "preference:supply_risk", "beta", "target:band_gap", "prior_weight"]
+    asked = conditions.read({"band_gap": 1}, 32, {"band_gap": 3.5}, 0.5)
+    shares = conditions.encode(asked).reshape(5, THERMOMETER_STEPS).mean(1)
+    assert shares.tolist() == pytest.approx([1, 0, 1, 1, 0.5], abs=1e-5)
+    assert conditions.describe(asked)["prior_weight"] == 0.5
+
+
+def test_tempering_goes_from_the_base_measure_to_the_condition() -> None:
+    conditions = dial()
+    asked = conditions.read(prior_weight=0.25)
+    for share, weight in ((0.0, 1.0), (0.5, 0.625), (1.0, 0.25)):
+        tempered = conditions.tempered(asked, share)
+        assert (float(tempered.beta), float(tempered.prior_weight)) == (8 * share, weight)
+    fixed = ConditionSpace((RISK, HULL), 8.0, ConditionOptions.fixed(), 0.75)
+    assert float(fixed.tempered(fixed.own, 0.5).prior_weight) == 0.75  # as long as it is no condition
+
+
+@pytest.mark.parametrize("weight", [0.2, 1.1, math.nan, math.inf])
+def test_a_prior_weight_that_was_not_trained_for(weight: float) -> None:
+    with pytest.raises(ValueError, match=f"prior_weight: {weight:g} is outside the trained range 0.25 to 1"):
+        dial().read(prior_weight=weight)
+    fixed = ConditionSpace((RISK, HULL), 8.0, ConditionOptions(), 0.75)
+    assert "prior_weight" not in fixed.describe(fixed.read(prior_weight=0.75))
+    with pytest.raises(
+        ValueError, match=rf"prior_weight: {weight:g} was not trained for \(expected 0.75, the only one"
+    ):
+        fixed.read(prior_weight=weight)
+
+
+@pytest.mark.parametrize("bounds", [(0.5, 0.5), (1, 0), (-0.1, 1), (0, 1.1), (0, math.nan)])
+def test_wrong_ranges_of_prior_weights(bounds: tuple[float, float]) -> None:
+    with pytest.raises(ValueError, match=r"prior_weight_range: .* is not an interval within 0..1"):
+        ConditionOptions(prior_weight_range=bounds)
+
+
+def test_the_own_prior_weight_must_lie_in_the_range() -> None:
+    with pytest.raises(ValueError, match=r"prior_weight: 0.1 is outside prior_weight_range, 0.25 to 1"):
+        dial(own=0.1)
+
+
+def test_settings_without_a_range_are_stored_as_older_versions_did() -> None:
+    assert set(ConditionOptions().as_dict()) == {"preference", "beta_range", "own_share", "corner_share"}
+    assert ConditionOptions(prior_weight_range=(0, 1)).as_dict()["prior_weight_range"] == (0.0, 1.0)
+
+
+def test_conditions_without_a_prior_weight_have_its_full_weight() -> None:
+    conditions = Conditions(torch.ones(3, 1), torch.ones(3), torch.zeros(3, 0))
+    assert conditions.prior_weight.tolist() == [1, 1, 1]
+    joined = Conditions.join(
+        [conditions[:1], Conditions(torch.ones(1, 1), torch.ones(1), torch.zeros(1, 0), torch.zeros(1))]
+    )
+    assert joined.prior_weight.tolist() == [1, 0]
+    assert joined.each.prior_weight.shape == (2, 1)
+    assert joined[1:].repeat(4).prior_weight.tolist() == [0, 0, 0, 0]
+
+
 def test_what_a_policy_is_trained_for_by_default() -> None:
     assert default_options((GAP, RISK), 8.0, "tb") == ConditionOptions()
     assert default_options((GAP, RISK), 64.0, "tb").beta_range == (1.0, 64.0)
