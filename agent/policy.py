@@ -13,17 +13,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from agent.choice import draw_actions, exploring, masked_log_softmax, of_chosen
-from agent.part_network import PartNetwork
+from agent.part_network import MultilayerPerceptron, PartNetwork
 from agent.rollout import Record, Rollout, Visited, Walk, choices, visit
+from agent.transformer import Transformer, elements_counted
 from envs import DesignSpace
 from envs.design_space import ActionKind
 
+Architecture = Literal["mlp", "transformer"]
+_ARCHITECTURES: dict[str, type[PartNetwork]] = {kind.architecture: kind for kind in (MultilayerPerceptron, Transformer)}
 _CHUNK_ROWS, _CHUNK_STEPS = 4096, 65_536
 """Most trajectories, and most steps of them, that are judged at a time."""
 
@@ -46,10 +49,21 @@ class PolicyNetwork(nn.Module):
         self.register_load_state_dict_pre_hook(_number_only_part)  # type: ignore[no-untyped-call]
 
     @classmethod
-    def for_space(cls, space: DesignSpace, width: int = 256, depth: int = 2) -> PolicyNetwork:
-        """Return a network that starts as the uniform masked policy of a space."""
+    def for_space(
+        cls, space: DesignSpace, width: int = 256, depth: int = 2, architecture: Architecture = "mlp"
+    ) -> PolicyNetwork:
+        """Return a network that starts as the uniform masked policy of a space.
+
+        A transformer is used where elements are counted; other feature sets have nothing that could be a token.
+        """
         names = [(features, space.names_of_part(number)) for number, features in enumerate(space.feature_sets)]
-        return cls([PartNetwork(features, actions, width, depth) for features, actions in names], space.kinds)
+        parts = [
+            (_ARCHITECTURES[architecture] if elements_counted(features) else MultilayerPerceptron)(
+                features, actions, width, depth
+            )
+            for features, actions in names
+        ]
+        return cls(parts, space.kinds)
 
     @property
     def is_conditioned(self) -> bool:
@@ -96,7 +110,7 @@ class PolicyNetwork(nn.Module):
         parts = [
             self.parts[origin[number]].transfer(features, actions)
             if number in origin
-            else PartNetwork(features, actions, self.parts[0].width, self.parts[0].depth)
+            else MultilayerPerceptron(features, actions, self.parts[0].width, self.parts[0].depth)
             for number, (features, actions) in enumerate(names)
         ]
         return PolicyNetwork(parts, space.kinds)
@@ -105,7 +119,7 @@ class PolicyNetwork(nn.Module):
 
     def describe(self) -> dict[str, Any]:
         """Return all but the weights as JSON-compatible values; conditions are not described."""
-        shape = ("feature_names", "action_names", "width", "depth")
+        shape = ("architecture", "feature_names", "action_names", "width", "depth")
         return {
             "parts": [{name: getattr(part, name) for name in shape} for part in self.parts],
             "kinds": [asdict(kind) for kind in self.kinds],
@@ -122,7 +136,10 @@ class PolicyNetwork(nn.Module):
             stored, kinds = description["parts"], [ActionKind(**kind) for kind in description["kinds"]]
         else:
             stored, kinds = [description], [ActionKind("action", 0, len(description["action_names"]), 0)]
-        parts = [PartNetwork(p["feature_names"], p["action_names"], p["width"], p["depth"]) for p in stored]
+        parts = [
+            _ARCHITECTURES[p.get("architecture", "mlp")](p["feature_names"], p["action_names"], p["width"], p["depth"])
+            for p in stored
+        ]
         network = cls(parts, kinds)
         network.load_state_dict({name: value.float() for name, value in weights.items()})
         return network

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from copy import deepcopy
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib import resources
@@ -20,9 +21,11 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from agent.element_sharing import fold, share
 from agent.network_file import read_tensors, write_tensors
-from agent.policy import Policy, PolicyNetwork
-from envs import DesignSpace
+from agent.policy import Architecture, Policy, PolicyNetwork
+from agent.substitution import Substitutions
+from envs import CompositionSpace, DesignSpace
 
 _LEAST_STEPS = 30
 """Steps of an epoch at least, for with a small table a pass would be a step or two."""
@@ -65,13 +68,15 @@ class Prior:
         materials: Iterable[str],
         *,
         seed: int = 0,
-        width: int = 256,
+        width: int = 64,
         depth: int = 2,
-        max_epochs: int = 30,
+        architecture: Architecture = "transformer",
+        max_epochs: int = 16,
         patience: int = 2,
         batch_size: int = 256,
         learning_rate: float = 2e-3,
         dropout: float = 0.1,
+        substitution_share: float = 0.3,
         temperature: float = 1.5,
         kept: Prior | None = None,
         progress: bool = True,
@@ -83,12 +88,15 @@ class Prior:
             materials: Known materials; repetitions and those outside the space are left out and counted.
             seed: Source of all randomness.
             width: Hidden units.
-            depth: Residual layers.
+            depth: Residual layers, or blocks of a transformer.
+            architecture: "mlp" or "transformer"; see `PolicyNetwork.for_space`.
             max_epochs: Passes over the materials at most; small tables are passed several times an epoch.
             patience: Epochs without a better held-out likelihood before stopping.
             batch_size: Materials a step.
-            learning_rate: Of AdamW; falls to a tenth along a cosine.
+            learning_rate: Of AdamW; falls to a hundredth along a cosine.
             dropout: Share of hidden units left out while fitting.
+            substitution_share: Weight of known compositions with elements exchanged (`agent.substitution`) beside the
+                known ones; crystals are fitted without.
             temperature: The fitted logits are divided by it. At 1 a third of the samples are known formulas recited;
                 at 1.5 a sixth, for a tenth of a nat of held-out likelihood.
             kept: A prior whose parts stay as they are: one over compositions, while that of structures is fitted.
@@ -110,28 +118,37 @@ class Prior:
         held_out, training = actions[:n_held_out], actions[n_held_out:]
         uniform_nats = -float(Policy(space, PolicyNetwork.for_space(space)).log_prob_in_chunks(held_out).mean())
 
+        substitutions = None
+        if substitution_share and isinstance(space, CompositionSpace):
+            substitutions = Substitutions(space, training)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)  # weights and dropout
-            network, average = (_with_parts_of(kept, space, width, depth) for _ in range(2))
-            average.load_state_dict(network.state_dict())
-            fitted = [part for part in network.parts if part.output.weight.requires_grad]
+            network = _with_parts_of(kept, PolicyNetwork.for_space(space, width, depth, architecture), space)
+            fitted = [number for number, part in enumerate(network.parts) if part.output.weight.requires_grad]
             if not fitted:
                 raise ValueError("kept: the prior knows every part of the space, so nothing is left to fit")
-            for part in fitted:
-                part.dropout.p = dropout
-            parameters = [parameter for part in fitted for parameter in part.parameters()]
+            for number in fitted:
+                share(network.parts[number])
+            average = deepcopy(network)
+            for number in fitted:
+                network.parts[number].dropout.p = dropout
+            parameters = [parameter for number in fitted for parameter in network.parts[number].parameters()]
             optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=1e-2)
             best, best_nats, best_epoch, step = average.state_dict(), math.inf, 0, 0
             steps_a_pass = math.ceil(len(training) / batch_size)
             passes = math.ceil(_LEAST_STEPS / steps_a_pass)
-            horizon = 10 * passes * steps_a_pass
+            horizon = max_epochs * passes * steps_a_pass
             bar = tqdm(range(1, max_epochs + 1), desc="fitting the prior", unit="epoch", disable=not progress)
             for epoch in bar:
                 order = [torch.randperm(len(training), generator=generator) for _ in range(passes)]
                 for rows in [rows for part in order for rows in torch.split(part, batch_size)]:
-                    fall = 0.55 + 0.45 * math.cos(math.pi * min(step / horizon, 1.0))
+                    fall = 0.505 + 0.495 * math.cos(math.pi * step / horizon)
                     optimizer.param_groups[0]["lr"] = learning_rate * fall * min(1.0, (step + 1) / 50)
                     loss = -Policy(space, network).log_prob(training[rows]).mean()
+                    exchanged = substitutions.draw(len(rows), generator) if substitutions else training[:0]
+                    if len(exchanged):
+                        of_exchanged = -Policy(space, network).log_prob(exchanged).mean()
+                        loss = loss.lerp(of_exchanged, substitution_share)
                     optimizer.zero_grad()
                     loss.backward()  # type: ignore[no-untyped-call]
                     nn.utils.clip_grad_norm_(network.parameters(), 5.0)
@@ -148,10 +165,10 @@ class Prior:
             bar.close()
         average.load_state_dict(best)
         with torch.no_grad():
-            for part in average.parts:
-                if part.output.weight.requires_grad:
-                    part.output.weight.div_(temperature)
-                    part.output.bias.div_(temperature)
+            for part in (average.parts[number] for number in fitted):
+                fold(part)
+                part.output.weight.div_(temperature)
+                part.output.bias.div_(temperature)
         held_out_nats = -float(Policy(space, average).log_prob_in_chunks(held_out).mean())
         return cls(average, PriorReport(len(known), outside, held_out_nats, uniform_nats, best_epoch))
 
@@ -204,9 +221,8 @@ class Prior:
             raise ValueError(f"{path}: does not fit this version of MatSmith ({reason})") from None
 
 
-def _with_parts_of(kept: Prior | None, space: DesignSpace, width: int, depth: int) -> PolicyNetwork:
-    """A fresh network of a space, with the parts that another prior knows in place and frozen."""
-    network = PolicyNetwork.for_space(space, width, depth)
+def _with_parts_of(kept: Prior | None, network: PolicyNetwork, space: DesignSpace) -> PolicyNetwork:
+    """The fresh network of a space, with the parts that another prior knows in place and frozen."""
     if kept is None:
         return network
     known = kept.network.transfer(space).parts

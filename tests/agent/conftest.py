@@ -16,4 +16,4 @@ from agent import PolicyNetwork
 def narrow_networks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Agents without a prior start with a network of 32 units and one layer instead of 256 and two."""
     if request.node.get_closest_marker("slow") is None:
-        monkeypatch.setattr(PolicyNetwork.for_space.__func__, "__defaults__", (32, 1))  # type: ignore[attr-defined]
+        monkeypatch.setattr(PolicyNetwork.for_space.__func__, "__defaults__", (32, 1, "mlp"))  # type: ignore[attr-defined]

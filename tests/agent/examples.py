@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from agent import DesignAgent, Policy, PolicyNetwork, Prior, TrainingOptions
+from agent.policy import Architecture
 from agent.prior import PriorReport
 from envs import CompositionSpace, DesignSpace
 from tests.envs.mixed_spaces import ColouredNumbers
@@ -43,11 +44,15 @@ def all_formulas(space: DesignSpace) -> list[str]:
     return space.decode(space.enumerate())
 
 
-def random_network(space: DesignSpace, seed: int = 0, width: int = 24, scale: float = 0.5) -> PolicyNetwork:
+def random_network(
+    space: DesignSpace, seed: int = 0, width: int = 24, scale: float = 0.5, architecture: Architecture = "mlp"
+) -> PolicyNetwork:
     """A network whose policy is far from uniform, or the uniform one when scale is 0."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = PolicyNetwork.for_space(space, width, depth=1)
+        network = PolicyNetwork.for_space(
+            space, width, depth=2 if architecture == "transformer" else 1, architecture=architecture
+        )
         for part in network.parts:
             torch.nn.init.normal_(part.output.weight, std=scale)
             torch.nn.init.normal_(part.output.bias, std=scale)
