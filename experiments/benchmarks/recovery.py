@@ -5,7 +5,7 @@ learns from the same rest and is sampled until it has given so many distinct red
 count as well, and in the second block of the table only those that are not in its training data. Recovery is the share
 of the held-out formulas inside the design space that are among them.
 
-- MLP prior, ...: `Prior.fit`, sampled as fitted (temperature 1);
+- transformer prior, MLP prior: `Prior.fit`, sampled as fitted (temperature 1);
 - uniform-valid: chooses uniformly among the actions that lead to a valid composition;
 - n-gram: Witten-Bell over strings of atoms, see `recovery_baselines.py`;
 - GPT-2: over the same strings, see `recovery_gpt.py`;
@@ -50,9 +50,24 @@ from envs import CompositionBatch, CompositionSpace
 from surrogates.datasets import read_known_formulas
 
 PRIORS: dict[str, dict[str, Any]] = {
-    "MLP prior": {"width": 128, "depth": 1, "dropout": 0.05, "max_epochs": 14},
+    "transformer prior": {
+        "architecture": "transformer",
+        "width": 128,
+        "depth": 1,
+        "dropout": 0.15,
+        "learning_rate": 3e-3,
+        "max_epochs": 30,
+    },
+    "MLP prior": {
+        "architecture": "mlp",
+        "width": 256,
+        "depth": 1,
+        "dropout": 0.15,
+        "learning_rate": 3e-3,
+        "max_epochs": 30,
+    },
 }
-"""Settings of `Prior.fit` by name."""
+"""Settings of `Prior.fit` by name; the transformer's are those of `experiments/data/fit_prior.py`."""
 CONTESTANTS = [*PRIORS, "uniform-valid", "n-gram", "GPT-2", "substitution"]
 TEMPERED = [*PRIORS, "n-gram", "GPT-2"]
 """Those that can sample at another temperature than 1."""

@@ -33,7 +33,7 @@ class GptSettings:
     heads: int = 4
     width: int = 160
     dropout: float = 0.1
-    max_epochs: int = 12
+    max_epochs: int = 20
     """The learning rate falls to zero along a cosine over so many."""
     patience: int = 4
     """Epochs without a better held-out likelihood before stopping."""

@@ -4,13 +4,17 @@ The part that decides compositions is the embedded prior over known formulas; th
 to `low_energy_crystals`. A tenth of the crystals, by chemical system, is held out altogether for the figures printed.
 
     python experiments/data/fit_crystal_prior.py
+
+After `fit_prior.py`, the structures can be kept as they are:
+
+    python experiments/data/fit_crystal_prior.py --structures agent/data/crystal_prior.safetensors
 """
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -30,6 +34,8 @@ class Options:
     output: Path = Path("agent/data/crystal_prior.safetensors")
     crystals: Path | None = None
     """Where the texts of the crystals are kept between runs."""
+    structures: Path | None = None
+    """A prior over crystals whose structure part is kept as it is: only the one over compositions is replaced."""
     leave_out: Path | None = None
     """A text file of formulas whose chemical systems are left out, for benchmarks."""
     seed: int = 0
@@ -40,6 +46,15 @@ class Options:
     temperature: float = 1.0
     samples: int = 2000
     threads: int = 1
+
+
+def with_embedded_compositions(crystals: Prior, space: CrystalSpace, held_out: list[str]) -> Prior:
+    """Return a prior over crystals with the embedded one in place of its part over compositions."""
+    first, *others = crystals.network.parts
+    part = Prior.default().network.parts[0].transfer(first.feature_names, first.action_names)
+    prior = Prior(PolicyNetwork([part, *others], crystals.network.kinds), crystals.report)
+    nats = -float(prior.log_prob(space, space.encode(held_out)).mean())
+    return replace(prior, report=replace(crystals.report, held_out_nats=nats))
 
 
 def main(options: Options) -> None:
@@ -60,17 +75,20 @@ def main(options: Options) -> None:
     chosen = {systems[k] for k in order[: len(systems) // 10]}
     held_out = [text for text in texts if chemical_system(text.split(" | ")[0]) in chosen]
     training = [text for text in texts if chemical_system(text.split(" | ")[0]) not in chosen]
-    prior = Prior.fit(
-        space,
-        training,
-        seed=options.seed,
-        width=options.width,
-        depth=options.depth,
-        dropout=options.dropout,
-        max_epochs=options.max_epochs,
-        temperature=options.temperature,
-        kept=Prior.default(),
-    )
+    if options.structures is not None:
+        prior = with_embedded_compositions(Prior.load(options.structures), space, held_out)
+    else:
+        prior = Prior.fit(
+            space,
+            training,
+            seed=options.seed,
+            width=options.width,
+            depth=options.depth,
+            dropout=options.dropout,
+            max_epochs=options.max_epochs,
+            temperature=options.temperature,
+            kept=Prior.default(),
+        )
     prior.save(options.output)
     prior = Prior.load(options.output)
     policy, uniform = prior.policy(space), Policy(space, PolicyNetwork.for_space(space))

@@ -16,7 +16,7 @@ import torch
 from jsonargparse import auto_cli
 from smact.screening import smact_validity
 
-from agent.policy import Policy, PolicyNetwork
+from agent.policy import Architecture, Policy, PolicyNetwork
 from agent.prior import Prior
 from envs import CompositionSpace
 from surrogates.datasets import read_known_formulas
@@ -28,11 +28,15 @@ class Options:
 
     output: Path = Path("agent/data/prior.safetensors")
     seed: int = 0
+    architecture: Architecture = "transformer"
+    """A perceptron of as many weights (width 256) has 0.15 nats more, and samples at 1.4 of the speed."""
     width: int = 128
-    """Hidden units; twice as many gain 0.4 nats, but recite more known formulas and train at 0.6 of the speed."""
     depth: int = 1
-    dropout: float = 0.05
-    max_epochs: int = 14
+    dropout: float = 0.15
+    learning_rate: float = 3e-3
+    max_epochs: int = 30
+    temperature: float = 1.5
+    """Of the weights that are written; the likelihood at 1 is reported as well."""
     samples: int = 10_000
     """Samples whose validity and distinctness are reported."""
 
@@ -55,7 +59,10 @@ def main(options: Options) -> None:
         seed=options.seed,
         width=options.width,
         depth=options.depth,
+        architecture=options.architecture,
         dropout=options.dropout,
+        learning_rate=options.learning_rate,
+        temperature=options.temperature,
         max_epochs=options.max_epochs,
     )
     prior.save(options.output)

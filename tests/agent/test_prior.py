@@ -58,6 +58,42 @@ def test_materials_are_counted_once_and_those_outside_by_reason() -> None:
     assert sum(report.outside.values()) == len(OUTSIDE)
 
 
+def test_perplexity_is_the_number_of_equally_likely_actions() -> None:
+    space = CompositionSpace(["Li", "Na", "K", "F", "O"], max_elements=2, max_count=1)  # 3 cations, 2 anions, STOP
+    uniform = random_prior(space, scale=0.0)
+    actions = space.actions_of(space.enumerate())
+    assert len(actions) == 6
+    assert uniform.perplexity(space, actions) == pytest.approx((3 * 2) ** (1 / 3))
+    with pytest.raises(ValueError, match="no materials"):
+        uniform.perplexity(space, actions[:0])
+
+
+def test_a_transformer_is_fitted_stored_and_read_like_a_perceptron(tmp_path: Path) -> None:
+    space = space_named("larger")
+    settings = {"width": 32, "depth": 1, "max_epochs": 8, "learning_rate": 4e-3, "progress": False}
+    prior = Prior.fit(space, alkali_chlorides(), architecture="transformer", **settings)  # type: ignore[arg-type]
+    assert type(prior.network.parts[0]).__name__ == "Transformer"
+    assert prior.report.held_out_nats < prior.report.uniform_nats - 0.3
+    prior.save(tmp_path / "prior.safetensors")
+    loaded = Prior.load(tmp_path / "prior.safetensors")
+    difference = log_distribution(loaded.policy(space)) - log_distribution(prior.policy(space))
+    assert difference.abs().max() < 0.05
+
+
+def test_exchanged_elements_make_what_is_unknown_but_alike_likelier() -> None:
+    space = CompositionSpace(["Li", "Na", "K", "Rb", "F", "Cl", "Br", "I", "O", "S"], max_elements=3, max_count=3)
+    halides = [f"{cation}{anion}" for cation in ("Li", "Na", "K", "Rb") for anion in ("F", "Cl", "Br", "I")]
+    oxides = ["Li2O", "Na2O", "K2O", "Rb2O", "Li2S", "Na2S", "K2S", "NaKO", "LiNaO", "LiKS", "NaKS", "NaRbO"]
+    known = [formula for formula in halides if formula != "RbI"] + oxides
+    settings = {"width": 24, "depth": 1, "max_epochs": 6, "dropout": 0.0, "temperature": 1.0, "progress": False}
+    left_out = space.encode(["RbI"])
+    with_exchanges, without = (
+        float(Prior.fit(space, known, substitution_share=share, **settings).log_prob(space, left_out))  # type: ignore[arg-type]
+        for share in (0.5, 0.0)
+    )
+    assert with_exchanges > without
+
+
 def test_the_fitted_policy_prefers_what_it_was_shown() -> None:
     space = space_named("larger")
     probability = log_distribution(fitted().policy(space)).double().exp()
