@@ -5,8 +5,9 @@ exact   A space that can be enumerated. One policy is trained for every alpha, a
 demo    The solar absorber of `experiments/configs`. Policies of one alpha, a policy of all of them, one of all alphas
         and betas, the prior alone, and the policy of the reward alone (no prior, started from the uniform one): what
         alpha costs in reward, and what it gives in closeness to known chemistry. Hits are samples predicted to meet
-        all objectives; the distance of the elements to those of all known formulas is that of Jensen and Shannon, and
-        the distance to the nearest known formula that of `surrogates.known`.
+        all objectives; the distance of the elements to those of all known formulas, and to those of the known formulas
+        of the space weighted by R^beta, is that of Jensen and Shannon, and the distance to the nearest known formula
+        that of `surrogates.known`.
 
 What is finished is written after each policy, and the same command goes on from there.
 
@@ -30,11 +31,13 @@ from torch import Tensor
 from agent import DesignAgent, Objective, Prior, Reward, TrainingOptions
 from agent.command_parser import read_config
 from agent.condition_options import ConditionOptions
-from agent.design_parts import make_agent
+from agent.design_parts import make_agent, make_space
+from agent.evaluation_compositions import jensen_shannon_distance, presence
 from agent.prior_weights import measure_samples
 from agent.report_prior_weight import hits_against_closeness
 from agent.text_file import replace_text
-from envs import CompositionSpace
+from envs import CompositionBatch, CompositionSpace
+from surrogates.datasets import read_known_formulas
 
 Row = dict[str, Any]
 ALL = ConditionOptions(preference=False, beta_range=None, prior_weight_range=(0.0, 1.0))
@@ -155,6 +158,18 @@ def demo(options: Options, results: Results) -> dict[str, Any]:
         settings = {"prior": prior, "prior_weight": alpha, "conditions": conditions, "seed": options.seed}
         return make_agent(replace(config, **settings), progress=False)
 
+    space = make_space(config.space)
+    names = read_known_formulas()["formula"].tolist()
+    inside = [name for name, reason in zip(names, space.explain(names), strict=True) if reason is None]
+    known = CompositionBatch.from_formulas(inside)
+    log_reward_of_known = agent_of(0.0, ConditionOptions.fixed(), "none").reward(known).log_reward.double()
+
+    def distance_to_rewarded(samples: pd.DataFrame, beta: float) -> float:
+        """Distance of the elements to those of the known formulas, each weighted by R^beta."""
+        wanted = (beta * log_reward_of_known).softmax(0) @ presence(known).double()
+        own = presence(CompositionBatch.from_formulas(samples["material"].tolist())).double().sum(0)
+        return jensen_shannon_distance(own, wanted)
+
     def judge(agent: DesignAgent, alpha: float, beta: float = config.beta) -> Row:
         samples = agent.sample(options.samples, prior_weight=alpha, beta=beta, seed=options.seed)
         figures = measure_samples(samples, agent.reward.objectives, agent.conditions.own.preference[0].tolist())
@@ -162,6 +177,7 @@ def demo(options: Options, results: Results) -> dict[str, Any]:
         size = samples.attrs["effective_sample_size"]
         return {
             "prior_weight": alpha, "beta": beta, **asdict(figures), "effective_sample_size": size, "covered": covered,
+            "rewarded_distance": distance_to_rewarded(samples, beta),
         }  # fmt: skip
 
     def train(agent: DesignAgent, alphas: tuple[float, ...], betas: tuple[float, ...] = (config.beta,)) -> list[Row]:
@@ -198,7 +214,11 @@ def demo(options: Options, results: Results) -> dict[str, Any]:
         ]
 
     policies = {"one alpha": single.values(), "all alphas": every, "all alphas and betas": wide}
-    distances = {"of the elements": "element_distance", "to the nearest known": "nearest_distance"}
+    distances = {
+        "of the elements": "element_distance",
+        "of the elements to known formulas weighted by their reward": "rewarded_distance",
+        "to the nearest known": "nearest_distance",
+    }
     return {
         f"0.9 of the reward alone at half its distance {words}, policies of {name}: alpha and beta": close(
             rows, distance

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -34,6 +35,9 @@ class Options:
     output: Path = Path("agent/data/crystal_prior.safetensors")
     crystals: Path | None = None
     """Where the texts of the crystals are kept between runs."""
+    sharpening: float = 1.4
+    """What the logits over compositions are multiplied by: the embedded prior is flattened until its samples differ,
+    which those of crystals do anyway."""
     structures: Path | None = None
     """A prior over crystals whose structure part is kept as it is: only the one over compositions is replaced."""
     leave_out: Path | None = None
@@ -48,10 +52,20 @@ class Options:
     threads: int = 1
 
 
-def with_embedded_compositions(crystals: Prior, space: CrystalSpace, held_out: list[str]) -> Prior:
-    """Return a prior over crystals with the embedded one in place of its part over compositions."""
+def sharpened(prior: Prior, factor: float) -> Prior:
+    """Return a copy of a prior with all logits multiplied by a factor."""
+    network = deepcopy(prior.network)
+    with torch.no_grad():
+        for part in network.parts:
+            part.output.weight.mul_(factor)
+            part.output.bias.mul_(factor)
+    return Prior(network, prior.report)
+
+
+def with_compositions(crystals: Prior, compositions: Prior, space: CrystalSpace, held_out: list[str]) -> Prior:
+    """Return a prior over crystals with another one in place of its part over compositions."""
     first, *others = crystals.network.parts
-    part = Prior.default().network.parts[0].transfer(first.feature_names, first.action_names)
+    part = compositions.network.parts[0].transfer(first.feature_names, first.action_names)
     prior = Prior(PolicyNetwork([part, *others], crystals.network.kinds), crystals.report)
     nats = -float(prior.log_prob(space, space.encode(held_out)).mean())
     return replace(prior, report=replace(crystals.report, held_out_nats=nats))
@@ -75,8 +89,9 @@ def main(options: Options) -> None:
     chosen = {systems[k] for k in order[: len(systems) // 10]}
     held_out = [text for text in texts if chemical_system(text.split(" | ")[0]) in chosen]
     training = [text for text in texts if chemical_system(text.split(" | ")[0]) not in chosen]
+    embedded = sharpened(Prior.default(), options.sharpening)
     if options.structures is not None:
-        prior = with_embedded_compositions(Prior.load(options.structures), space, held_out)
+        prior = with_compositions(Prior.load(options.structures), embedded, space, held_out)
     else:
         prior = Prior.fit(
             space,
@@ -87,14 +102,14 @@ def main(options: Options) -> None:
             dropout=options.dropout,
             max_epochs=options.max_epochs,
             temperature=options.temperature,
-            kept=Prior.default(),
+            kept=embedded,
         )
     prior.save(options.output)
     prior = Prior.load(options.output)
     policy, uniform = prior.policy(space), Policy(space, PolicyNetwork.for_space(space))
     actions = space.encode(held_out)
     compositions = CompositionSpace()
-    of_composition = Prior.default().log_prob(
+    of_composition = embedded.log_prob(
         compositions, compositions.encode(CrystalBatch.from_texts(held_out).compositions)
     )
     rollout = policy.sample_many(options.samples, torch.Generator().manual_seed(options.seed))

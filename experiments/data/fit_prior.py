@@ -35,8 +35,8 @@ class Options:
     dropout: float = 0.15
     learning_rate: float = 3e-3
     max_epochs: int = 30
-    temperature: float = 1.5
-    """Of the weights that are written; the likelihood at 1 is reported as well."""
+    temperature: float = 2.1
+    """Of the weights that are written: as low as 10,000 samples allow of which 99 % are distinct."""
     samples: int = 10_000
     """Samples whose validity and distinctness are reported."""
 
@@ -77,6 +77,7 @@ def main(options: Options) -> None:
         "fitted on": len(training),
         "held out": len(held_out),
         "held-out nats a formula": -policy.log_prob_in_chunks(actions).mean().item(),
+        "held-out perplexity an action": prior.perplexity(space, actions),
         "uniform masked policy, nats": -uniform.log_prob_in_chunks(actions).mean().item(),
         "samples": options.samples,
         "valid": sum(smact_validity(formula, include_alloys=False) for formula in samples) / len(samples),

@@ -296,14 +296,15 @@ def test_a_prior_of_compositions_alone_leaves_structures_uniform() -> None:
     assert torch.allclose(rollout.log_prob - of_composition, uniform - uniform_composition, atol=1e-4)
 
 
-def test_the_embedded_prior_over_crystals_keeps_the_one_over_compositions() -> None:
+def test_the_embedded_prior_over_crystals_is_the_one_over_compositions_sharpened() -> None:
     space, prior = crystal_space(), Prior.default_crystals()
     assert Prior.default_crystals() is prior and prior.report.n_materials > 1000
     compositions = space.composition
-    actions = compositions.actions_of(compositions.enumerate())
     own = Policy(compositions, PolicyNetwork(prior.policy(space).network.parts[:1], compositions.kinds))
-    expected = Prior.default().log_prob(compositions, actions)
-    assert torch.allclose(own.log_prob(actions), expected, atol=0.02)  # both in half precision
+    embedded = Prior.default().policy(compositions)
+    features = compositions.features(compositions.replay(all_actions(compositions)[:, :1]))
+    logits, expected = own.network.logits(0, features), embedded.network.logits(0, features)
+    torch.testing.assert_close(logits, 1.4 * expected, atol=0.05, rtol=0.02)  # both in half precision
 
 
 def test_the_embedded_prior_over_crystals_knows_structures() -> None:
