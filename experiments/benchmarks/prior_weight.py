@@ -187,11 +187,11 @@ def demo(options: Options, results: Results) -> dict[str, Any]:
     grid, fixed = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0), ConditionOptions.fixed()
     alone = results.of("prior alone", lambda: [judge(agent_of(1.0, fixed), 1.0)])[0]
     pure = results.of("reward alone", lambda: train(agent_of(0.0, fixed, "none"), (0.0,)))[0]
-    every = results.of("all alphas", lambda: train(agent_of(config.prior_weight, ALL), grid))
     single = {
         alpha: results.of(f"alpha {alpha:g}", lambda alpha=alpha: train(agent_of(alpha, fixed), (alpha,)))[0]
-        for alpha in grid
+        for alpha in reversed(grid)
     }
+    every = results.of("all alphas", lambda: train(agent_of(config.prior_weight, ALL), grid))
     both = replace(ALL, beta_range=(1.0, 32.0))
     wide = results.of(
         "alphas, betas", lambda: train(agent_of(config.prior_weight, both), (0.0, 0.5, 1.0), (2.0, 3.0, 4.0, 6.0, 8.0))
