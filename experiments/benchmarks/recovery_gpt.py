@@ -150,7 +150,11 @@ class Gpt:
 
     @torch.inference_mode()
     def sample(self, n: int, generator: torch.Generator, temperature: float = 1.0) -> CompositionBatch:
-        """Return n samples by ancestral sampling; see `Contestant`.
+        """Return n samples by ancestral sampling; see `Contestant`."""
+        return self._strings.decode(self._draw(n, generator, temperature))
+
+    def _draw(self, n: int, generator: torch.Generator, temperature: float) -> Tensor:
+        """Tokens of n samples, long (n, length).
 
         Samples that begin alike share one evaluation of the model, in half precision (bfloat16); keys and values of
         earlier atoms are kept.
@@ -174,4 +178,4 @@ class Gpt:
             distinct, prefix = longer.unique(return_inverse=True)
             cache.batch_select_indices(distinct // strings.n_outcomes)
             following = distinct[:, None] % strings.n_outcomes
-        return strings.decode(tokens)
+        return tokens

@@ -123,7 +123,7 @@ def quicken(assign: Callable[[Any, str, Any], None] = setattr) -> None:
     def plain_report(run: Path) -> Path:
         return RunFolder(run).write_text("report.html", "")
 
-    assign(PolicyNetwork.for_space.__func__, "__defaults__", (32, 1))  # type: ignore[attr-defined]
+    assign(PolicyNetwork.for_space.__func__, "__defaults__", (32, 1, "mlp"))  # type: ignore[attr-defined]
     assign(DesignAgent.coverage, "__defaults__", (512, 0))
     assign(agent.report, "write_report", plain_report)
     assign(agent.design_run, "_MOST_KNOWN", 50)

@@ -263,7 +263,7 @@ def test_end_to_end(monkeypatch, tmp_path, capsys):
         rows = {(row["row"], row["temperature"]): row for row in split["results"]}
         ngrams = {(name, t) for name in ("n-gram", "n-gram, valid only") for t in (1.0, 1.5)}
         assert {("MLP prior", 1.0), ("MLP prior", 1.5), ("uniform-valid", 1.0), *ngrams} <= rows.keys()
-        assert len(rows) == 9
+        assert len(rows) == 11  # four of the priors, one uniform, four n-grams, two substitutions
         for row in rows.values():
             for block in ("distinct", "novel"):
                 early, late = row[block]
@@ -283,7 +283,7 @@ def test_end_to_end(monkeypatch, tmp_path, capsys):
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["splits"] == result
     assert [path.name for path in tmp_path.iterdir()] == ["found.json"]
     options.seed = 1
-    with pytest.raises(AssertionError, match="MLP prior is measured again"):
+    with pytest.raises(AssertionError, match="transformer prior is measured again"):
         recovery.main(options)
 
 
