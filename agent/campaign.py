@@ -25,7 +25,7 @@ from agent.campaign_batch import draw_initial, propose_batch
 from agent.campaign_labels import Workers, fit_to, label_trials, split_labels
 from agent.campaign_options import CampaignOptions
 from agent.campaign_round import describe_round, judge_cheaper, judge_round
-from agent.checks import check_prior_weight_range
+from agent.checks import check_loss, check_prior_weight_range
 from agent.condition_options import ConditionOptions
 from agent.conditions import ConditionSpace
 from agent.config import PlugIn
@@ -142,7 +142,7 @@ class Campaign:
         self.conditions, self.energies = conditions, energies
         if conditions is not None:  # a range that leaves out the campaign's own settings is refused before any label
             check_prior_weight_range(conditions, prior is not None)
-            ConditionSpace(self.objectives, beta, conditions, prior_weight)
+            check_loss(self.training.loss, ConditionSpace(self.objectives, beta, conditions, prior_weight))
         self.executor = executor
         if isinstance(executor, str):
             check_executor(executor)

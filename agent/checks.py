@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 
 from agent.condition_options import ConditionOptions
+from agent.conditions import ConditionSpace
 from agent.reward import SMALLEST, FunctionReward, Reward
+from agent.training_options import LossName
 from envs import DesignSpace
 
 _CHECKED_SAMPLES = 64
@@ -35,6 +37,12 @@ def check_prior_weight_range(conditions: ConditionOptions | None, has_prior: boo
     """Raise a ValueError when prior weights can be asked for where there is no prior."""
     if conditions is not None and conditions.prior_weight_range is not None and not has_prior:
         raise ValueError("prior_weight_range: there is no prior to be weighed (expected a prior, or no range)")
+
+
+def check_loss(loss: LossName, conditions: ConditionSpace) -> None:
+    """Raise a ValueError when a loss cannot be conditioned and there is more than one condition."""
+    if loss != "tb" and not conditions.is_fixed:
+        raise ValueError(f"loss: {loss} knows no conditions (expected tb, or a fixed condition)")
 
 
 def check_reward(reward: Reward | FunctionReward, space: DesignSpace, seed: int = 0) -> int:

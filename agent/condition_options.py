@@ -28,18 +28,26 @@ class ConditionOptions:
 
     def __post_init__(self) -> None:
         if self.beta_range is not None:
-            object.__setattr__(self, "beta_range", tuple(float(bound) for bound in self.beta_range))
-            low, high = self.beta_range
+            low, high = self._read_interval("beta_range")
             if not 0 < low < high < 1000:
                 raise ValueError(f"beta_range: [{low:g}, {high:g}] is not an interval of positive numbers below 1000")
         if self.prior_weight_range is not None:
-            object.__setattr__(self, "prior_weight_range", tuple(float(bound) for bound in self.prior_weight_range))
-            low, high = self.prior_weight_range
+            low, high = self._read_interval("prior_weight_range")
             if not 0 <= low < high <= 1:
                 raise ValueError(f"prior_weight_range: [{low:g}, {high:g}] is not an interval within 0..1")
         for name in ("own_share", "corner_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}: {getattr(self, name):g} is not in 0..1")
+
+    def _read_interval(self, name: str) -> tuple[float, float]:
+        """Store a range as two numbers and return them."""
+        value = getattr(self, name)
+        try:
+            low, high = (float(bound) for bound in value)
+        except (TypeError, ValueError):
+            raise ValueError(f"{name}: {value!r} is not two numbers") from None
+        object.__setattr__(self, name, (low, high))
+        return low, high
 
     @classmethod
     def fixed(cls) -> ConditionOptions:

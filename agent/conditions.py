@@ -225,7 +225,7 @@ class ConditionSpace:
 
     def _read_beta(self, beta: float) -> Tensor:
         own = float(self.own.beta)
-        if self.beta_range is None and beta != own:
+        if self.beta_range is None and not math.isclose(beta, own, rel_tol=1e-6):
             raise ValueError(f"beta: {beta:g} was not trained for (expected {own:g}, the only one)")
         if self.beta_range is not None and not self.beta_range[0] <= beta <= self.beta_range[1]:
             raise ValueError(f"beta: {beta:g} is outside the trained range {_interval(self.beta_range)}")

@@ -10,7 +10,7 @@ from agent.config import ConstraintConfig, DesignConfig, ObjectiveConfig, PlugIn
 from agent.design_agent import DesignAgent
 from agent.objective import Objective
 from agent.plug_in import load_plug_in
-from agent.prior import Prior
+from agent.prior import CRYSTAL_SHARPENING, Prior
 from agent.reference_option import make_energy_model
 from agent.reward import FunctionReward, Reward
 from envs import CompositionSpace, CrystalSpace, DesignSpace
@@ -157,6 +157,7 @@ def _crystal_prior(path: Path, space: DesignSpace, seed: int, progress: bool) ->
         raise ValueError(f"prior: no structure could be read from {path} ({next(filter(None, problems))})")
     texts = list(found.crystals)
     try:
-        return Prior.fit(space, texts, seed=seed, kept=Prior.default(), temperature=1.0, progress=progress)
+        kept = Prior.default().sharpened(CRYSTAL_SHARPENING)
+        return Prior.fit(space, texts, seed=seed, kept=kept, temperature=1.0, progress=progress)
     except ValueError as error:
         raise ValueError(f"prior: {path}: {error}") from None

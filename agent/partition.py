@@ -62,11 +62,15 @@ class LogPartition(nn.Module):
     def observe(self, conditions: Tensor, estimates: Tensor) -> None:
         """Take in estimates of log Z, float (G,), under encoded conditions, float (G, C), at the present tempering."""
         seen = int(self.n_observed)
-        if not seen:
+        if not seen and not self.tempering:
             self.level.copy_(estimates.mean())
         rows = (seen + torch.arange(len(estimates))) % _REMEMBERED
         self.conditions[rows], self.estimates[rows], self.temperings[rows] = conditions, estimates, self.tempering
         self.n_observed += len(estimates)
+
+    def forget(self) -> None:
+        """Drop the estimates of an earlier reward; the level at beta 0 does not depend on it."""
+        self.n_observed.zero_()
 
     def loss(self, generator: torch.Generator) -> Tensor:
         """Return the regression loss on some of the latest estimates."""

@@ -27,6 +27,9 @@ from agent.policy import Architecture, Policy, PolicyNetwork
 from agent.substitution import Substitutions
 from envs import CompositionSpace, DesignSpace
 
+CRYSTAL_SHARPENING = 1.4
+"""How much sharper the embedded prior is over the compositions of crystals: it is flattened until its samples differ,
+which those of crystals do anyway."""
 _LEAST_STEPS = 30
 """Steps of an epoch at least, for with a small table a pass would be a step or two."""
 
@@ -95,10 +98,10 @@ class Prior:
             batch_size: Materials a step.
             learning_rate: Of AdamW; falls to a hundredth along a cosine.
             dropout: Share of hidden units left out while fitting.
-            substitution_share: Weight of known compositions with elements exchanged (`agent.substitution`) beside the
-                known ones; crystals are fitted without.
-            temperature: The fitted logits are divided by it. At 1 about a third of the samples are known formulas
-                recited; at 1.5 a seventh, for 0.4 nats of held-out likelihood.
+            substitution_share: Most weight of known compositions with elements exchanged (`agent.substitution`) beside
+                the known ones; crystals are fitted without.
+            temperature: The fitted logits are divided by it. At 1 a third of the embedded prior's samples would be
+                known formulas recited; at 1.5 a sixth, for 0.4 nats of held-out likelihood.
             kept: A prior whose parts stay as they are: one over compositions, while that of structures is fitted.
             progress: Whether to show a progress bar.
 
@@ -148,7 +151,8 @@ class Prior:
                     exchanged = substitutions.draw(len(rows), generator) if substitutions else training[:0]
                     if len(exchanged):
                         of_exchanged = -Policy(space, network).log_prob(exchanged).mean()
-                        loss = loss.lerp(of_exchanged, substitution_share)
+                        share_now = min(substitution_share, len(exchanged) / len(rows))  # few are not worth as much
+                        loss = loss.lerp(of_exchanged, share_now)
                     optimizer.zero_grad()
                     loss.backward()  # type: ignore[no-untyped-call]
                     nn.utils.clip_grad_norm_(network.parameters(), 5.0)
@@ -181,11 +185,20 @@ class Prior:
     @classmethod
     @cache
     def default_crystals(cls) -> Prior:
-        """Return the embedded prior over crystals: `default` for the composition, and structures of low energy.
+        """Return the embedded prior over crystals: `default`, sharpened, for the composition, and structures.
 
         Made by `experiments/data/fit_crystal_prior.py`.
         """
         return cls.load(Path(str(resources.files("agent.data") / "crystal_prior.safetensors")))
+
+    def sharpened(self, factor: float) -> Prior:
+        """Return a copy with all logits multiplied by a factor."""
+        network = deepcopy(self.network)
+        with torch.no_grad():
+            for part in network.parts:
+                part.output.weight.mul_(factor)
+                part.output.bias.mul_(factor)
+        return Prior(network, self.report)
 
     def policy(self, space: DesignSpace) -> Policy:
         """Return the frozen prior policy in a space."""

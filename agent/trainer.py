@@ -27,6 +27,7 @@ from gfn.gflownet import RelativeTrajectoryBalanceGFlowNet
 from torch import Tensor, nn
 
 from agent.balance_loss import make_gflownet
+from agent.checks import check_loss
 from agent.conditions import Conditions, ConditionSpace
 from agent.optimizer_state import pack_optimizer, unpack_optimizer
 from agent.partition import LogPartition
@@ -102,8 +103,7 @@ class Trainer:
         seed: int,
         n_outcomes: int,
     ) -> None:
-        if options.loss != "tb" and not conditions.is_fixed:
-            raise ValueError(f"loss: {options.loss} knows no conditions (expected tb, or a fixed condition)")
+        check_loss(options.loss, conditions)
         self.space, self.reward, self.conditions, self.base = space, reward, conditions, base
         self.options = options
         self.generator = torch.Generator().manual_seed(seed)
@@ -295,6 +295,8 @@ class Trainer:
             n_outcomes: Columns of its outcomes.
         """
         self.reward = reward
+        if self.log_partition is not None:
+            self.log_partition.forget()
         self.replay = self._evaluated_anew(self.replay, n_outcomes)
         self.recent = self._evaluated_anew(self.recent, n_outcomes)
         self.tempering = 0.0

@@ -16,7 +16,7 @@ from agent.part_network import PartNetwork
 
 _ATOMS_A_UNIT = 8
 """Atoms that a count feature of 1 stands for; see `CompositionSpace.feature_bounds`."""
-_MOST_COUNTED = 12
+_MOST_COUNTED = 8
 """Counts beyond are read as this."""
 _WIDTH_A_HEAD = 32
 _WIDENING = 2
@@ -80,6 +80,11 @@ class _Block(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.heads = max(1, width // _WIDTH_A_HEAD)
+        if width % self.heads:
+            raise ValueError(
+                f"width: {width} cannot be shared by {self.heads} attention heads "
+                f"(expected a multiple of {_WIDTH_A_HEAD})"
+            )
         self.norm, self.norm_forward = nn.LayerNorm(width), nn.LayerNorm(width)
         self.read, self.write = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.widen, self.narrow = nn.Linear(width, _WIDENING * width), nn.Linear(_WIDENING * width, width)

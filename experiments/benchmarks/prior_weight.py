@@ -79,6 +79,7 @@ class Results:
         free = ("output", "figure", "threads", "json", "config")
         self.path = options.output
         self.settings = {name: value for name, value in asdict(options).items() if name not in free}
+        self.settings["configuration"] = options.config.read_text(encoding="utf-8")
         self.rows: dict[str, list[Row]] = {}
         if self.path is not None and self.path.exists():
             stored = json.loads(self.path.read_text(encoding="utf-8"))

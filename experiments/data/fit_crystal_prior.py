@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from crystal_prior_structures import low_energy_crystals
 from jsonargparse import auto_cli
 
 from agent.policy import Policy, PolicyNetwork
-from agent.prior import Prior
+from agent.prior import CRYSTAL_SHARPENING, Prior
 from envs import CompositionSpace, CrystalBatch, CrystalSpace
 from envs.formula import chemical_system
 
@@ -35,9 +34,6 @@ class Options:
     output: Path = Path("agent/data/crystal_prior.safetensors")
     crystals: Path | None = None
     """Where the texts of the crystals are kept between runs."""
-    sharpening: float = 1.4
-    """What the logits over compositions are multiplied by: the embedded prior is flattened until its samples differ,
-    which those of crystals do anyway."""
     structures: Path | None = None
     """A prior over crystals whose structure part is kept as it is: only the one over compositions is replaced."""
     leave_out: Path | None = None
@@ -52,23 +48,17 @@ class Options:
     threads: int = 1
 
 
-def sharpened(prior: Prior, factor: float) -> Prior:
-    """Return a copy of a prior with all logits multiplied by a factor."""
-    network = deepcopy(prior.network)
-    with torch.no_grad():
-        for part in network.parts:
-            part.output.weight.mul_(factor)
-            part.output.bias.mul_(factor)
-    return Prior(network, prior.report)
-
-
 def with_compositions(crystals: Prior, compositions: Prior, space: CrystalSpace, held_out: list[str]) -> Prior:
     """Return a prior over crystals with another one in place of its part over compositions."""
     first, *others = crystals.network.parts
     part = compositions.network.parts[0].transfer(first.feature_names, first.action_names)
     prior = Prior(PolicyNetwork([part, *others], crystals.network.kinds), crystals.report)
-    nats = -float(prior.log_prob(space, space.encode(held_out)).mean())
-    return replace(prior, report=replace(crystals.report, held_out_nats=nats))
+    actions = space.encode(held_out)
+    uniform = Policy(space, PolicyNetwork.for_space(space))
+    nats, uniform_nats = (
+        -float(policy.log_prob_in_chunks(actions).mean()) for policy in (prior.policy(space), uniform)
+    )
+    return replace(prior, report=replace(crystals.report, held_out_nats=nats, uniform_nats=uniform_nats))
 
 
 def main(options: Options) -> None:
@@ -89,7 +79,7 @@ def main(options: Options) -> None:
     chosen = {systems[k] for k in order[: len(systems) // 10]}
     held_out = [text for text in texts if chemical_system(text.split(" | ")[0]) in chosen]
     training = [text for text in texts if chemical_system(text.split(" | ")[0]) not in chosen]
-    embedded = sharpened(Prior.default(), options.sharpening)
+    embedded = Prior.default().sharpened(CRYSTAL_SHARPENING)
     if options.structures is not None:
         prior = with_compositions(Prior.load(options.structures), embedded, space, held_out)
     else:

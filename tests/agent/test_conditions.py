@@ -263,6 +263,18 @@ def test_wrong_ranges_of_prior_weights(bounds: tuple[float, float]) -> None:
         ConditionOptions(prior_weight_range=bounds)
 
 
+@pytest.mark.parametrize("name", ["beta_range", "prior_weight_range"])
+@pytest.mark.parametrize("value", [(0.1, 0.5, 1), ("a", "b"), 0.5], ids=str)
+def test_ranges_that_are_not_two_numbers(name: str, value: object) -> None:
+    with pytest.raises(ValueError, match=rf"{name}: .* is not two numbers"):
+        ConditionOptions(**{name: value})  # type: ignore[arg-type]
+
+
+def test_a_beta_with_a_fraction_is_the_runs_own() -> None:
+    fixed = ConditionSpace((GAP, RISK), 2.3, ConditionOptions.fixed())
+    assert float(fixed.read(beta=2.3).beta) == pytest.approx(2.3)
+
+
 def test_the_own_prior_weight_must_lie_in_the_range() -> None:
     with pytest.raises(ValueError, match=r"prior_weight: 0.1 is outside prior_weight_range, 0.25 to 1"):
         dial(own=0.1)

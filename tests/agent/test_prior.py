@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 
 from agent import Policy, PolicyNetwork, Prior
 from agent.network_file import read_tensors, write_tensors
+from agent.prior import CRYSTAL_SHARPENING
 from envs import CompositionSpace, CrystalSpace
 from tests.agent.crystal_examples import crystal_space, samples_of
 from tests.agent.examples import (
@@ -304,7 +305,7 @@ def test_the_embedded_prior_over_crystals_is_the_one_over_compositions_sharpened
     embedded = Prior.default().policy(compositions)
     features = compositions.features(compositions.replay(all_actions(compositions)[:, :1]))
     logits, expected = own.network.logits(0, features), embedded.network.logits(0, features)
-    torch.testing.assert_close(logits, 1.4 * expected, atol=0.05, rtol=0.02)  # both in half precision
+    torch.testing.assert_close(logits, CRYSTAL_SHARPENING * expected, atol=0.05, rtol=0.02)  # both in half precision
 
 
 def test_the_embedded_prior_over_crystals_knows_structures() -> None:

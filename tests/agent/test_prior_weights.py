@@ -253,3 +253,16 @@ def test_figures_of_known_formulas_and_of_a_strange_one() -> None:
     assert (figures.known, figures.hits, figures.distinct) == (0.5, 0.5, 101 / 200)
     far = float(nearest(CompositionBatch.from_formulas(["XeKr9"]), k=1).distances)
     assert figures.nearest_distance == pytest.approx(far / 2, abs=1e-3) and far > 0.1
+
+
+def test_estimates_of_an_earlier_reward_are_forgotten_but_the_level_at_beta_0_stays() -> None:
+    codes = torch.rand(64, 4, generator=torch.Generator().manual_seed(0))
+    partition = LogPartition(4, wide_range=True)
+    partition.observe(codes, torch.full((64,), 3.0))  # at tempering 0
+    partition.tempering = 1.0
+    partition.observe(codes, torch.full((64,), -40.0))
+    partition.forget()
+    partition.tempering = 0.5
+    partition.observe(codes, torch.full((64,), 8.0))
+    assert float(partition.level) == 3.0
+    assert (partition._linear(codes, torch.tensor(0.5)) > 3).all()  # drawn to 8 - 3, not to -43

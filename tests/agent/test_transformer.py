@@ -127,3 +127,10 @@ def test_parts_that_count_no_elements_stay_perceptrons() -> None:
     network = PolicyNetwork.for_space(space, 32, 1, "transformer")
     kinds = {type(part).__name__ for part in network.parts}
     assert kinds == {"Transformer", "MultilayerPerceptron"}
+
+
+def test_a_width_that_heads_cannot_share_is_refused() -> None:
+    with pytest.raises(
+        ValueError, match=r"width: 100 cannot be shared by 3 attention heads \(expected a multiple of 32\)"
+    ):
+        PolicyNetwork.for_space(space_named(), 100, 1, "transformer")
