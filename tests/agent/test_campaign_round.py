@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 
 from agent import Objective
+from agent.campaign import Campaign
 from agent.campaign_round import describe_round, judge_round
+from agent.condition_options import ConditionOptions
 from agent.labelled_objectives import LabelledObjectives
 from agent.store_records import Trial, label_columns
+from agent.training_options import TrainingOptions
 from surrogates.base import Label
 from surrogates.datasets import read_known_formulas
 from surrogates.energy import EnergyModel
+from surrogates.oracle import FunctionOracle
+from tests.agent.examples import space_named
 
 FORMULAS = read_known_formulas()["formula"].to_list()[50:9000:300]
 
@@ -79,3 +85,23 @@ def test_an_alarm_is_raised_when_promises_are_not_kept(wanted: LabelledObjective
 def test_label_columns_have_a_gap_where_a_label_is_missing() -> None:
     columns = label_columns([*TRIALS[:2], TRIALS[3]])
     assert columns["e_above_hull"][:2] == [0.10, 0.05] and math.isnan(columns["e_above_hull"][2])
+
+
+def test_conditions_that_a_loss_does_not_know_are_refused_before_any_label(tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    def label(material: str) -> dict[str, float]:
+        asked.append(material)
+        return {"band_gap": 1.0}
+
+    objectives = [Objective("band_gap", "maximize", 0.0, 5.0), Objective("toxicity", "minimize", 0.0, 1.0)]
+    with pytest.raises(ValueError, match=r"^loss: rtb knows no conditions"):
+        Campaign(
+            space_named("larger"),
+            objectives,
+            FunctionOracle(label, "gap"),
+            tmp_path / "run",
+            training=TrainingOptions(loss="rtb"),
+            conditions=ConditionOptions(),
+        )
+    assert not asked and not (tmp_path / "run").exists()
