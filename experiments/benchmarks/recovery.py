@@ -46,6 +46,7 @@ from recovery_substitution import Substitution
 from tqdm import tqdm
 
 from agent.evaluation_compositions import composition_keys
+from agent.text_file import replace_text
 from envs import CompositionBatch, CompositionSpace
 from surrogates.datasets import read_known_formulas
 
@@ -226,9 +227,7 @@ class Results:
         """Add rows and write the file anew, all or nothing."""
         self._rows += json.loads(json.dumps(rows))
         if self._path:
-            part = self._path.with_name(self._path.name + ".part")
-            part.write_text(json.dumps({"results": self._rows}, indent=1))
-            part.replace(self._path)
+            replace_text(self._path, json.dumps({"results": self._rows}, indent=1))
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:

@@ -1,7 +1,8 @@
 """Fit the embedded prior over crystals and write `agent/data/crystal_prior.safetensors`.
 
-The part that decides compositions is the embedded prior over known formulas; the part that decides structures is fitted
-to `low_energy_crystals`. A tenth of the crystals, by chemical system, is held out altogether for the figures printed.
+The part that decides compositions is the embedded prior over known formulas, sharpened; the part that decides
+structures is fitted to `low_energy_crystals`. A tenth of the crystals, by chemical system, is held out altogether for
+the figures printed.
 
     python experiments/data/fit_crystal_prior.py
 
