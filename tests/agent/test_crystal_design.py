@@ -20,6 +20,7 @@ import agent.data_support
 from agent import DesignAgent, Prior
 from agent.config import CrystalConfig
 from agent.crystal_candidates import RELAXED_HULL
+from agent.prior import CRYSTAL_SHARPENING
 from agent.report import write_report
 from envs import CrystalBatch
 from tests.agent.crystal_examples import CRYSTAL, LIMITS, Stiff, crystal_space
@@ -311,8 +312,9 @@ def test_a_prior_fitted_to_a_folder_of_files() -> None:
     assert run(config(prior="known", output="known_run", **crystal(relax=0))) == 0
     loaded = DesignAgent.load("known_run/checkpoints/agent.safetensors")
     assert loaded.prior is not None and loaded.prior.report.n_materials >= 20
-    ours, embedded = loaded.base.network.parts[0], Prior.default().policy(space.composition).network.parts[0]
-    assert (ours.output.weight - embedded.output.weight).abs().max() < 1e-6  # compositions are those of `default`
+    sharpened = Prior.default().sharpened(CRYSTAL_SHARPENING)  # compositions are those of `default`, sharpened
+    ours, embedded = loaded.base.network.parts[0], sharpened.policy(space.composition).network.parts[0]
+    assert (ours.output.weight - embedded.output.weight).abs().max() < 1e-6
 
 
 def test_priors_that_cannot_be(capsys: pytest.CaptureFixture[str]) -> None:
