@@ -21,6 +21,7 @@ from envs.chemistry import ATOMIC_NUMBERS, check_elements
 from envs.completion import complete_limits
 from envs.composition_edits import edit_compositions, edit_counts, move_atoms
 from envs.composition_encoding import encode_compositions
+from envs.composition_features import CompositionFeatures
 from envs.composition_limits import CompositionLimits
 from envs.design_space import DesignSpace
 from envs.formula import CompositionBatch
@@ -28,8 +29,6 @@ from envs.look_ahead import LookAheadTables, build_tables
 from envs.reference_formula import default_sizes
 
 _STOPPED, _LAST, _BUDGET, _FIRST_PLACED = range(4)  # columns of a state
-_CHARGE_FEATURES = BITS_PER_WORD  # charges 0..62 that a policy sees; higher ones occur only far outside the defaults
-_ATOM_FEATURES = 20
 _MASK_CHUNK = 128  # rows whose table entries fit the processor's cache: 5 x faster than all rows at once
 
 
@@ -132,16 +131,17 @@ class CompositionSpace(DesignSpace):
         self.elements = limits.available()
         self.rules = limits.rules()
         """The limits in terms of the available elements."""
-        self._tables = build_tables(self.rules)
-        if not self._tables.feasible:
+        tables = build_tables(self.rules)
+        if not tables.feasible:
             raise ValueError(purpose + self.limits.describe_conflict())
         self._n_counts = self.rules.max_count
         self.n_actions = len(self.elements) * self._n_counts + 1
         self.max_steps = limits.max_elements + 1
-        self._n_words = self._tables.from_clean.shape[-1]
+        self._n_words = tables.from_clean.shape[-1]
         self._first_word = _FIRST_PLACED + limits.max_elements
         self.state_size = self._first_word + 3 * self._n_words
-        self._load(self._tables)
+        self._features = CompositionFeatures(self.elements, tables.lowest_charge)
+        self._load(tables)
 
     def _load(self, tables: LookAheadTables) -> None:
         """Turn the tables into tensors laid out for `mask` and `step`."""
@@ -205,26 +205,17 @@ class CompositionSpace(DesignSpace):
         names = [f"{symbol}{count}" for symbol in self.elements for count in range(1, self._n_counts + 1)]
         return (*names, "STOP")
 
-    @cached_property
+    @property
     def feature_names(self) -> tuple[str, ...]:
-        """Presence and count of each element, elements and atoms used, common divisor, charges within reach."""
-        return (
-            *(f"has {symbol}" for symbol in self.elements),
-            *(f"count {symbol}" for symbol in self.elements),
-            *(f"last {symbol}" for symbol in self.elements),
-            *(f"{n} elements" for n in range(6)),
-            *(f">= {n} atoms" for n in range(1, _ATOM_FEATURES + 1)),
-            *("counts coprime", "counts even", "may stop"),
-            *(f"charge {q:+d} without anion" for q in range(_CHARGE_FEATURES)),
-            *(f"charge {q:+d} with anion" for q in range(_CHARGE_FEATURES)),
-        )
+        """One name a column of `features`; see `envs.composition_features`."""
+        return self._features.names
 
     @property
     def feature_bounds(self) -> tuple[Tensor, Tensor]:
         """Lowest and highest value of each feature, float (n_features,) each; counts are in units of 8 atoms."""
         lowest, highest = super().feature_bounds
-        n_elements = len(self.elements)
-        highest[n_elements : 2 * n_elements] = torch.tensor([high / 8 for _, high in self.rules.count_range])
+        columns, counts = self._features.highest_counts(self.rules.count_range)
+        highest[columns] = counts
         return lowest, highest
 
     # Functional environment
@@ -343,37 +334,22 @@ class CompositionSpace(DesignSpace):
 
     def features(self, state: Tensor) -> Tensor:
         """Return what a policy sees, float (n, n_features), in the order of `feature_names`."""
-        n, n_elements = len(state), len(self.elements)
+        element, count = self._placed(state)
+        used, last = self._budgets[state[:, _BUDGET]], state[:, _LAST]
+        clean, tied, anion = self._charges(state)
+        return self._features(element, count, last, used, self._may_stop_now(state), (clean | tied, anion))
+
+    def _placed(self, state: Tensor) -> tuple[Tensor, Tensor]:
+        """Index + 1 of each element placed and its count, 0 where there is none, each (n, max_elements)."""
         placed = state[:, _FIRST_PLACED : self._first_word]
         element = torch.where(placed > 0, (placed - 1) // self._n_counts + 1, 0)
-        count = torch.where(placed > 0, (placed - 1) % self._n_counts + 1, 0).float()
-        by_element = torch.zeros(n, 3, n_elements + 1)
-        by_element[:, 0].scatter_(1, element, 1.0)
-        by_element[:, 1].scatter_(1, element, count / 8)
-        by_element[:, 2].scatter_(1, state[:, _LAST, None], 1.0)
-        used = self._budgets[state[:, _BUDGET]]
-        n_used = torch.zeros(n, 6).scatter_(1, used[:, :1].clamp_max(5), 1.0)
-        atoms = (used[:, 1:2] >= torch.arange(1, _ATOM_FEATURES + 1)).float()
-        divisor = torch.stack([used[:, 2] == 1, used[:, 2] % 2 == 0, self._may_stop_now(state)], dim=1).float()
-        clean, tied, anion = self._charges(state)
-        charges = torch.cat([self._charge_bits(clean | tied), self._charge_bits(anion)], dim=1)
-        return torch.cat([by_element[:, :, 1:].flatten(1), n_used, atoms, divisor, charges], dim=1)
-
-    def _charge_bits(self, words: Tensor) -> Tensor:
-        """Charges 0.._CHARGE_FEATURES - 1 of packed sets (n, W), float (n, _CHARGE_FEATURES)."""
-        position = torch.arange(_CHARGE_FEATURES) - self._tables.lowest_charge
-        exists = position < self._n_words * BITS_PER_WORD  # not n_charges, which would differ between spaces
-        position = torch.where(exists, position, 0)
-        bits = (words[:, position // BITS_PER_WORD] >> (position % BITS_PER_WORD)) & 1
-        return (bits * exists).float()
+        return element, torch.where(placed > 0, (placed - 1) % self._n_counts + 1, 0)
 
     # To and from materials
 
     def materials(self, state: Tensor) -> CompositionBatch:
         """Return the compositions built so far."""
-        placed = state[:, _FIRST_PLACED : self._first_word]
-        element = torch.where(placed > 0, (placed - 1) // self._n_counts + 1, 0)
-        count = torch.where(placed > 0, (placed - 1) % self._n_counts + 1, 0)
+        element, count = self._placed(state)
         return CompositionBatch(self._atomic_numbers[element], count.float())
 
     def actions_of(self, state: Tensor) -> Tensor:
