@@ -116,7 +116,11 @@ class ConditionSpace:
         return not self.feature_names
 
     def draw(self, n: int, generator: torch.Generator) -> Conditions:
-        """Draw n: the run's own ones, then Dirichlet(1) preferences and corners, log-uniform beta, the rest uniform."""
+        """Draw n: the run's own ones, then others.
+
+        These are Dirichlet(1) preferences and corners, log-uniform beta, uniform targets, and prior weights of the
+        arcsine distribution, denser towards both ends of the range, where a weight has neighbours on one side only.
+        """
         own = self.own.repeat(n)
         if self.is_fixed:
             return own
@@ -135,7 +139,7 @@ class ConditionSpace:
             target = self._lows + self._spans * torch.rand(n, len(self._lows), generator=generator)
         if self.prior_weight_range is not None:
             low, high = self.prior_weight_range
-            prior_weight = low + (high - low) * torch.rand(n, generator=generator)
+            prior_weight = low + (high - low) * (0.5 * math.pi * torch.rand(n, generator=generator)).sin() ** 2
         kept = torch.arange(n) < self.n_own(n)
         return Conditions(
             torch.where(kept[:, None], own.preference, preference),

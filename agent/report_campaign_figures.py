@@ -62,7 +62,7 @@ def parity(
     )
     picked = [picked_by[i] for i in rows]
     notes = [f"round {rounds[i]:.0f}, picked by {picked_by[i]}" for i in rows]
-    extent = _extent(x.means, y.means)
+    extent = figures.axis_extent([*x.means, *y.means])
     figure = go.Figure()
     grey = {"color": "rgba(128, 128, 128, 0.8)", "width": 1, "dash": "dash"}
     figure.add_scatter(x=extent, y=extent, mode="lines", line=grey, name="equal", hoverinfo="skip")
@@ -98,10 +98,3 @@ def _marker(rounds: FloatArray, picked: Sequence[str]) -> dict[str, Any]:
         "color": rounds, "colorscale": _SCALE, "cmin": numbers[0], "cmax": numbers[-1],
         "showscale": True, "colorbar": bar,
     }  # fmt: skip
-
-
-def _extent(x: FloatArray, y: FloatArray) -> list[float]:
-    """Return the ends that both axes share."""
-    low, high = float(min(x.min(), y.min())), float(max(x.max(), y.max()))
-    margin = 0.05 * (high - low) or 0.05 * abs(high) or 1.0
-    return [low - margin, high + margin]

@@ -111,9 +111,7 @@ def predicted_and_relaxed(
     both = np.isfinite(predicted) & np.isfinite(relaxed)
     if not both.any():
         return None
-    values = np.concatenate([predicted[both], relaxed[both], [0.0]])
-    margin = 0.06 * float(np.ptp(values)) or 0.05
-    extent = [float(values.min()) - margin, float(values.max()) + margin]
+    extent = figures.axis_extent([*predicted[both], *relaxed[both], 0.0])
     figure = go.Figure()
     grey = {"color": "rgba(128, 128, 128, 0.8)", "width": 1, "dash": "dash"}
     figure.add_scatter(x=extent, y=extent, mode="lines", line=grey, name="equal", showlegend=False, hoverinfo="skip")

@@ -10,7 +10,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Any
@@ -205,6 +205,7 @@ def scatter(x: Quantity, y: Quantity, groups: Sequence[Group], hover: Sequence[s
     import plotly.graph_objects as go
 
     ranked_first = np.arange(len(x.means)) < MOST_ERROR_BARS
+    extents = [_extent_with_bars(quantity, ranked_first) for quantity in (x, y)]
     figure = go.Figure()
     for group in reversed(groups):
 
@@ -223,10 +224,27 @@ def scatter(x: Quantity, y: Quantity, groups: Sequence[Group], hover: Sequence[s
             hovertext=[text for text, member in zip(hover, group.members, strict=True) if member],
             hoverinfo="text",
         )
-    shade(figure, x, "x")
-    shade(figure, y, "y")
-    figure.update_layout(layout(470), xaxis=axis_of(x), yaxis=axis_of(y), showlegend=len(groups) > 1)
+    shade(figure, x, "x", extents[0])
+    shade(figure, y, "y", extents[1])
+    axes = [axis_of(quantity) | {"range": ends} for quantity, ends in zip((x, y), extents, strict=True)]
+    figure.update_layout(layout(470), xaxis=axes[0], yaxis=axes[1], showlegend=len(groups) > 1)
     return json_ready(figure)
+
+
+def _extent_with_bars(quantity: Quantity, with_bars: BoolArray) -> list[float]:
+    """Return the ends of an axis that shows every value and the error bars drawn."""
+    bars = np.where(with_bars & (quantity.spread > 0), quantity.spread, 0.0)
+    return axis_extent([*(quantity.means - bars), *(quantity.means + bars)], quantity.window)
+
+
+def axis_extent(shown: Iterable[float], window: tuple[float, float] | None = None) -> list[float]:
+    """Return the ends of an axis that shows all finite values and the bounds of a target window, with a margin."""
+    finite = [float(value) for value in (*shown, *(window or ())) if math.isfinite(value)]
+    if not finite:
+        return [0.0, 1.0]
+    low, high = min(finite), max(finite)
+    margin = 0.05 * (high - low) or 0.05 * abs(high) or 1.0
+    return [low - margin, high + margin]
 
 
 def histogram(quantity: Quantity, groups: Sequence[Group]) -> Figure:
@@ -242,7 +260,7 @@ def histogram(quantity: Quantity, groups: Sequence[Group]) -> Figure:
             marker={"color": f"rgba({group.colour}, 0.8)"},
             hovertemplate="%{x}: %{y}<extra></extra>",
         )
-    shade(figure, quantity, "x")
+    shade(figure, quantity, "x", axis_extent(quantity.means, quantity.window))
     figure.update_layout(
         layout(230), xaxis=axis_of(quantity), yaxis=plain_axis("candidates"), barmode="stack", bargap=0.06,
         showlegend=False,
@@ -306,13 +324,11 @@ def is_number(value: object) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
 
 
-def shade(figure: Any, quantity: Quantity, axis: str, extent: Sequence[float] = ()) -> None:
-    """Shade the target window of one axis; an open end reaches the end of the data, or of the axis given its extent."""
+def shade(figure: Any, quantity: Quantity, axis: str, extent: Sequence[float]) -> None:
+    """Shade the target window of one axis; an open end reaches the end of the axis."""
     if quantity.window is None:
         return
-    finite = quantity.means[np.isfinite(quantity.means)]
-    ends = [*finite, *extent, *(bound for bound in quantity.window if math.isfinite(bound))]
-    low, high = max(quantity.window[0], min(ends)), min(quantity.window[1], max(ends))
+    low, high = max(quantity.window[0], extent[0]), min(quantity.window[1], extent[1])
     style = {"fillcolor": f"rgba({TEAL}, 0.10)", "line_width": 0, "layer": "below"}
     if axis == "x":
         figure.add_vrect(x0=low, x1=high, **style)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -239,10 +238,5 @@ def _marker(pair: Pair, weights: FloatArray, small: bool) -> Mapping[str, Any]:
 
 def _extent(quantity: Quantity, known: Quantity | None) -> list[float]:
     """Return the ends of an axis that shows the whole front, the bounds of the target, and most known materials."""
-    shown = list(quantity.means[np.isfinite(quantity.means)])
-    shown += [bound for bound in quantity.window or () if math.isfinite(bound)]
-    if known is not None:
-        shown += list(np.quantile(known.means, _CENTRAL))
-    low, high = float(min(shown)), float(max(shown))
-    margin = 0.05 * (high - low) or 0.05 * abs(high) or 1.0
-    return [low - margin, high + margin]
+    central = [] if known is None else list(np.quantile(known.means, _CENTRAL))
+    return figures.axis_extent([*quantity.means, *central], quantity.window)

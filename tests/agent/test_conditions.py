@@ -197,12 +197,12 @@ def dial(low: float = 0.25, high: float = 1.0, own: float = 0.75, **options: Any
     return ConditionSpace((RISK, HULL), 8.0, settings, own)
 
 
-def test_prior_weights_are_uniform_and_the_own_one_has_its_share() -> None:
+def test_prior_weights_crowd_at_both_ends_and_the_own_one_has_its_share() -> None:
     conditions = dial(own_share=0.25)
     drawn = conditions.draw(4000, generator())
     assert not conditions.is_fixed
     assert (drawn.prior_weight[:1000] == 0.75).all()
-    assert kstest((drawn.prior_weight[1000:].numpy() - 0.25) / 0.75, "uniform").pvalue > 0.001
+    assert kstest((drawn.prior_weight[1000:].numpy() - 0.25) / 0.75, "arcsine").pvalue > 0.001
     assert (drawn.beta == 8.0).all() and (drawn.preference == 0.5).all()
 
 
