@@ -7,6 +7,10 @@ import torch
 
 from agent.design_agent import DesignAgent
 from envs import CompositionBatch, CompositionSpace
+from envs.chemistry import oxidation_states
+from envs.composition_limits import CompositionLimits
+from envs.formula import parse_formula
+from envs.oxidation import assign_oxidation_states, write_ions
 from surrogates.datasets import read_known_formulas
 from surrogates.known import distance_to_training, is_known, nearest
 from surrogates.plausibility import best_oxidation_states
@@ -31,11 +35,17 @@ def collect_candidates(agent: DesignAgent, n: int, n_samples: int, seed: int) ->
     table = best.rename(columns={"material": "formula"}).reset_index(drop=True)
     table.insert(0, "rank", range(1, len(table) + 1))
     table.insert(2, "reward", table.pop("log_reward").map(lambda value: float(torch.tensor(value).exp())))
-    return pd.concat([table, gather_evidence(table["formula"].tolist())], axis=1)
+    assert isinstance(agent.space, CompositionSpace)
+    return pd.concat([table, gather_evidence(table["formula"].tolist(), agent.space.limits)], axis=1)
 
 
-def gather_evidence(formulas: list[str]) -> pd.DataFrame:
-    """Return what is known about each formula beside its predictions."""
+def gather_evidence(formulas: list[str], limits: CompositionLimits) -> pd.DataFrame:
+    """Return what is known about each formula beside its predictions.
+
+    Args:
+        formulas: Compositions within the limits.
+        limits: Of the design space; its oxidation states are those that a material is described with.
+    """
     batch = CompositionBatch.from_formulas(formulas)
     neighbours = nearest(batch, k=3)
     texts = []
@@ -46,7 +56,7 @@ def gather_evidence(formulas: list[str]) -> pd.DataFrame:
         texts.append("; ".join(parts))
     return pd.DataFrame(
         {
-            "oxidation_states": best_oxidation_states(batch),
+            "oxidation_states": [write_ions(states) for states in describe_oxidation_states(batch, limits)],
             "novel": (~is_known(batch)).tolist(),
             "nearest_known": texts,
             "nearest_distance": neighbours.distances[:, 0].tolist(),
@@ -54,6 +64,25 @@ def gather_evidence(formulas: list[str]) -> pd.DataFrame:
             "rung": "surrogate",
         }
     )
+
+
+def describe_oxidation_states(batch: CompositionBatch, limits: CompositionLimits) -> list[dict[str, int]]:
+    """Return oxidation states by which each composition is neutral: the most plausible ones, if the limits allow them.
+
+    If not, they are those among the allowed ones whose ions have the most ICSD entries. Empty where the limits have no
+    charge rules and no choice is neutral.
+    """
+    plausible = best_oxidation_states(batch)
+    if not limits.charge_neutral:
+        return plausible
+    allowed = oxidation_states(limits.oxidation_states, limits.icsd24_filter)
+    found = []
+    for formula, states in zip(batch, plausible, strict=True):
+        if not states or any(charge not in allowed[symbol] for symbol, charge in states.items()):
+            amounts = {symbol: int(amount) for symbol, amount in parse_formula(formula).items()}
+            states = assign_oxidation_states(amounts, allowed, limits.pauling) or {}
+        found.append(states)
+    return found
 
 
 def predict_known(agent: DesignAgent, n: int, seed: int) -> pd.DataFrame:

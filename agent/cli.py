@@ -1,11 +1,13 @@
 """The command line: `matsmith design | resume | sample | report | reference | validate | evaluate`.
 
-Exit status 0; 2 with one line on standard error for a mistake of the user's; 130 after Ctrl-C.
+Exit status 0; 2 with one line on standard error for a mistake of the user's; 130 after Ctrl-C; 141, and nothing said,
+when the reader of the output has gone, as `head` does.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import signal
 import sys
@@ -23,7 +25,7 @@ from agent.command_parser import (
     make_parser,
     one_line,
     refuse_null,
-    with_underscores,
+    whole_options,
 )
 from agent.config import DesignConfig, EvaluateConfig, ReferenceConfig, ValidateConfig
 from agent.sample_output import numbers_by_name, print_front, print_prior_weights, print_samples, table_text
@@ -40,10 +42,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     command = ""
     try:
-        parser = make_parser()
-        options = parser.parse_args(with_underscores(sys.argv[1:] if arguments is None else arguments))
-        command = options.subcommand
-        _COMMANDS[command](parser, options[command])
+        try:
+            parser = make_parser()
+            options = parser.parse_args(whole_options(sys.argv[1:] if arguments is None else arguments))
+            command = options.subcommand
+            _COMMANDS[command](parser, options[command])
+        finally:
+            print(end="", flush=True)  # a reader that has gone shows here, not when Python ends
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
     except (ValueError, OSError) as error:
         fail(f"{command}: {one_line(str(error))}")
     except KeyboardInterrupt:

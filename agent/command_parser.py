@@ -51,7 +51,14 @@ class _Parser(ArgumentParser):
         """Print one line and exit with status 2."""
         if not self.exit_on_error:  # the parser of a nested value: the outer one adds where it stands
             raise ArgumentError(None, message) from ex
-        fail(one_line(message))
+        unknown = re.match(r"unrecognized arguments: (--[^\s=]+)", message)
+        close = get_close_matches(unknown[1], self._known_options(), n=1) if unknown else []
+        fail(one_line(message) + (f"; did you mean {close[0]}?" if close else ""))
+
+    def _known_options(self) -> list[str]:
+        commands: Any = self._subcommands_action
+        parsers = [self, *(commands._name_parser_map.values() if commands else ())]
+        return [option for parser in parsers for action in parser._actions for option in action.option_strings]
 
 
 def _load_yaml(text: str) -> Any:
@@ -176,13 +183,41 @@ def _version() -> str:
     return metadata.version("matsmith")
 
 
-def with_underscores(arguments: Sequence[str]) -> list[str]:
-    """Return arguments in which options may be written with dashes, --prior-weight for --prior_weight."""
-    return [
-        "--" + name.replace("-", "_") + equals + value if text.startswith("--") and name else text
-        for text in arguments
-        for name, equals, value in [text[2:].partition("=")]
-    ]
+_OF_SPACE = ("max_edits", "keep", "complete")
+"""Options of `space` that may be given without it."""
+
+
+def whole_options(arguments: Sequence[str]) -> list[str]:
+    """Return arguments as the parser knows them.
+
+    Options may be written with dashes, --prior-weight for --prior_weight. Those by which a design stays close to a
+    material may leave out that they are of the space: --reference SrTiO3 --max-edits 2, --complete "Li ? O". Only a
+    formula is such a reference; a table of energies, which has the same name, is not.
+    """
+    result = []
+    for place, text in enumerate(arguments):
+        name, equals, value = text[2:].partition("=")
+        if not (text.startswith("--") and name):
+            result.append(text)
+            continue
+        name = name.replace("-", "_")
+        given = value if equals else " ".join(arguments[place + 1 : place + 2])
+        if arguments[0] == "design" and (name in _OF_SPACE or (name == "reference" and _is_formula(given))):
+            name = f"space.{name}"
+        result.append(f"--{name}{equals}{value}")
+    return result
+
+
+def _is_formula(text: str) -> bool:
+    from envs.formula import parse_formula
+
+    if Path(text).exists():
+        return False
+    try:
+        parse_formula(text)
+    except ValueError:
+        return False
+    return True
 
 
 # Configurations

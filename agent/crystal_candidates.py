@@ -20,7 +20,8 @@ from agent.candidates import gather_evidence
 from agent.config import CrystalConfig
 from agent.design_agent import DesignAgent
 from agent.structure_output import Frame
-from envs import CrystalBatch
+from envs import CrystalBatch, CrystalSpace
+from envs.composition_limits import CompositionLimits
 from envs.wyckoff import space_group
 from surrogates.elasticity import check_matcalc
 from surrogates.phonons import check_phonopy
@@ -110,7 +111,8 @@ def collect_crystals(
         table["reason"] = pd.Series(problems, dtype=object).reindex(table.index, fill_value="")
         # the reward of a crystal does not tell its coordinates apart
         table = table.sort_values(["log_reward", "built_energy_eV_per_atom"], ascending=[False, True], kind="stable")
-    table = _described(table.reset_index(drop=True))
+    assert isinstance(agent.space, CrystalSpace)
+    table = _described(table.reset_index(drop=True), agent.space.composition.limits)
     structures = CrystalBatch.from_texts(table["crystal"]).structures()
     names = [f"{rank:04d}_{formula}" for rank, formula in zip(table["rank"], table["formula"], strict=True)]
     frames = [Frame(name, s, {"formula": f}) for name, s, f in zip(names, structures, table["formula"], strict=True)]
@@ -186,7 +188,7 @@ def _add_validation(table: pd.DataFrame, rows: Sequence[int], result: FunnelResu
     table["rung"] = validated["rung"].reindex(table.index).fillna("surrogate")
 
 
-def _described(table: pd.DataFrame) -> pd.DataFrame:
+def _described(table: pd.DataFrame, limits: CompositionLimits) -> pd.DataFrame:
     """Add rank, names of space groups, numbers of atoms, and the evidence on the compositions."""
     table.insert(0, "rank", range(1, len(table) + 1))
     table.insert(2, "reward", table.pop("log_reward").map(lambda value: float(torch.tensor(value).exp())))
@@ -195,7 +197,7 @@ def _described(table: pd.DataFrame) -> pd.DataFrame:
     table["n_atoms"] = batch.n_atoms.tolist()
     front = ["rank", "formula", "space_group"]
     table = table[[*front, *(name for name in table if name not in front)]]
-    return pd.concat([table, gather_evidence(table["formula"].tolist())], axis=1)
+    return pd.concat([table, gather_evidence(table["formula"].tolist(), limits)], axis=1)
 
 
 def choose(table: pd.DataFrame, n: int) -> list[int]:

@@ -14,7 +14,7 @@ from torch import Tensor
 from agent.objective import Objective
 from agent.policy import Policy
 from agent.reward import Reward
-from envs import CrystalSpace, DesignSpace
+from envs import CompositionSpace, CrystalSpace, DesignSpace
 from surrogates.band_gap import BandGapModel
 from surrogates.crystal_energy import CrystalEnergyModel
 from surrogates.distribution import PropertyDistribution
@@ -23,6 +23,7 @@ from surrogates.properties import PROPERTIES, SurrogateProperty
 
 _SAMPLES = 4096
 _FEWEST_KNOWN = 20
+_DILUTE = 0.1  # edits as a share of the reference's atoms
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,7 @@ def examine(space: DesignSpace, reward: Reward, base: Policy, seed: int = 0) -> 
         if entry.known_measured is not None
         for warning in _beyond_the_data(objective)
     ]
+    warnings += _dilute(space, wanted)
     n_objectives = len(reward.objectives)
     return DataSupport(tuple(entries[:n_objectives]), tuple(warnings), tuple(entries[n_objectives:]))
 
@@ -212,6 +214,21 @@ def _too_cautious(objective: Objective, from_base: PropertyDistribution) -> Sequ
     return [
         f"{objective}: {within:.1%} of the prior's samples are predicted within, but at caution {objective.caution:g} "
         f"only {worth:.1%} count, so uncertain are the predictions (caution: 0 trusts them)"
+    ]
+
+
+def _dilute(space: DesignSpace, wanted: Sequence[Objective]) -> Sequence[str]:
+    """Warn of energies around a reference so large that its edits hardly change it."""
+    if not isinstance(space, CompositionSpace) or space.limits.max_edits is None:
+        return []
+    atoms, edits = sum(space.limits.reference_counts.values()), space.limits.max_edits
+    if edits > _DILUTE * atoms:
+        return []
+    return [
+        f"{objective}: {edits} edit{'s' if edits > 1 else ''} among {atoms} atoms change energies per atom by less "
+        "than the model can tell; the order of such candidates means little"
+        for objective in wanted
+        if objective.property in ENERGY_PROPERTIES and objective.model is None
     ]
 
 

@@ -60,6 +60,11 @@ def _read(reference: str, elements: Iterable[str]) -> ReferenceTable:
             return load_materials_project(list(elements))
         except ImportError as error:
             raise ValueError(f"reference: {error}") from error
+    if not Path(reference).exists():
+        raise ValueError(
+            f"reference: {reference!r} is no file (expected a table of energies, or {MATERIALS_PROJECT}; a formula to "
+            "stay close to is space.reference)"
+        )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DuplicateFormulasWarning)  # the table's notes say it as well
         return load_reference_table(reference)

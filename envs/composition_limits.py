@@ -234,7 +234,7 @@ class CompositionLimits:
             yield f"min_elements={self.min_elements}", {"min_elements": 2}
         if self.max_elements < 5:
             yield f"max_elements={self.max_elements}", {"max_elements": 5}
-        atoms, count = default_sizes(self.reference, self.max_edits)
+        atoms, count = self._roomy_sizes()
         if self.max_atoms < atoms:
             yield f"max_atoms={self.max_atoms}", {"max_atoms": atoms}
         if self.max_count < count:
@@ -249,6 +249,16 @@ class CompositionLimits:
         if self.charge_neutral:
             rule = f"charge neutrality with {self.oxidation_states} oxidation states"
             yield rule + (" and the Pauling rule" if self.pauling else ""), {"charge_neutral": False}
+
+    def _roomy_sizes(self) -> tuple[int, int]:
+        """max_atoms and max_count that stand in nobody's way: their defaults, or what large given counts can need."""
+        atoms, count = default_sizes(self.reference, self.max_edits)
+        if self.reference is None and self.count_ranges:
+            count = min(max(count, 2 * max(low for low, _ in self.count_ranges.values())), HIGHEST["max_count"])
+            given = [high for _, high in self.count_ranges.values()]
+            needed = sum(given) + max(0, self.max_elements - len(given)) * count
+            atoms = min(max(atoms, needed), HIGHEST["max_atoms"])
+        return atoms, count
 
     def as_json(self) -> dict[str, object]:
         """Return the limits as JSON-compatible values."""

@@ -68,6 +68,13 @@ def assign_oxidation_states(
     return dict(zip(order, max(neutral)[1], strict=True)) if neutral else None
 
 
+def write_ions(states: Mapping[str, int]) -> str:
+    """Return oxidation states by element as text, in ascending electronegativity: "Sr2+ Ti4+ O2-"."""
+    order = sorted(states, key=lambda symbol: (ELECTRONEGATIVITY[symbol] or 0.0, ATOMIC_NUMBERS[symbol]))
+    ions = [(symbol, states[symbol]) for symbol in order]
+    return " ".join(f"{symbol}{abs(q)}{'+' if q > 0 else '-' if q < 0 else ''}" for symbol, q in ions)
+
+
 def always_lowest(counts: Tensor, states: Tensor, exists: Tensor) -> Tensor:
     """Return which elements take their lowest oxidation state in every neutral choice, bool (N, K).
 

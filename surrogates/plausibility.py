@@ -165,26 +165,24 @@ def _add_element(ranks: Tensor, shifts: Tensor, ion_ranks: Tensor) -> Tensor:
     return result
 
 
-def best_oxidation_states(materials: CompositionBatch) -> list[str]:
-    """Return the most plausible assignment of each composition as text, e.g. "Sr2+ Ti4+ O2-"; "" when there is none.
+def best_oxidation_states(materials: CompositionBatch) -> list[dict[str, int]]:
+    """Return the most plausible assignment of each composition, charge by element; empty when there is none.
 
     Among assignments with the same weakest link, the one with the most common ions overall is taken. Meant for
     printing: much slower than `plausibility`.
     """
     amounts, exact = integer_amounts(materials)
-    texts = []
-    for numbers, counts, is_exact in zip(
-        materials.atomic_numbers.tolist(), amounts.tolist(), exact.tolist(), strict=True
-    ):
-        elements = [(SYMBOLS[z - 1], n) for z, n in zip(numbers, counts, strict=True) if z]
-        assignment = _best_assignment(elements) if is_exact else None
-        texts.append(" ".join(_ion_text(symbol, charge) for symbol, charge in assignment) if assignment else "")
-    return texts
+    return [
+        _best_assignment([(SYMBOLS[z - 1], n) for z, n in zip(numbers, counts, strict=True) if z]) if is_exact else {}
+        for numbers, counts, is_exact in zip(
+            materials.atomic_numbers.tolist(), amounts.tolist(), exact.tolist(), strict=True
+        )
+    ]
 
 
-def _best_assignment(elements: list[tuple[str, int]]) -> list[tuple[str, int]] | None:
+def _best_assignment(elements: list[tuple[str, int]]) -> dict[str, int]:
     if any(ELECTRONEGATIVITY[symbol] is None for symbol, _ in elements):
-        return None
+        return {}
     ions = ion_plausibilities()
     best: tuple[float, float, list[tuple[str, int]]] = (0.0, -math.inf, [])
     for states in _signed_choices(elements):
@@ -202,9 +200,7 @@ def _best_assignment(elements: list[tuple[str, int]]) -> list[tuple[str, int]] |
             fronts = {total: _front(entries) for total, entries in grown.items()}
         for entry in fronts.get(0, []):
             best = max(best, entry, key=lambda item: item[:2])
-    if not best[2]:
-        return None
-    return sorted(best[2], key=lambda ion: (ELECTRONEGATIVITY[ion[0]] or 0.0, ATOMIC_NUMBERS[ion[0]]))
+    return dict(best[2])
 
 
 def _signed_choices(elements: list[tuple[str, int]]) -> Iterator[list[list[int]]]:
@@ -228,7 +224,3 @@ def _front(
         if not front or entry[1] > front[-1][1]:
             front.append(entry)
     return front
-
-
-def _ion_text(symbol: str, charge: int) -> str:
-    return f"{symbol}{abs(charge)}{'+' if charge > 0 else '-'}"

@@ -152,24 +152,13 @@ def _ions(formula: str) -> tuple[_Ion, ...]:
     amounts = reduce_amounts(parse_formula(formula))
     if any(amount != int(amount) for amount in amounts.values()):
         raise ValueError(f"{formula}: a crystal needs integer amounts")
-    charges = _charges(formula)
+    (charges,) = best_oxidation_states(CompositionBatch.from_formulas([formula]))
     if any(charge < 0 and _is_metal(symbol) for symbol, charge in charges.items()):
         charges = {}  # gold and bismuth are no ions in an alloy
     return tuple(
         _Ion(symbol, int(amount), charges.get(symbol, 0) < 0, _radius(symbol, charges.get(symbol)), symbol in charges)
         for symbol, amount in amounts.items()
     )
-
-
-def _charges(formula: str) -> dict[str, int]:
-    """Oxidation state by element of the most plausible neutral assignment; empty when there is none."""
-    text = best_oxidation_states(CompositionBatch.from_formulas([formula]))[0]
-    charges = {}
-    for ion in text.split():
-        symbol = ion.rstrip("0123456789+-")
-        size = "".join(character for character in ion if character.isdigit()) or "1"
-        charges[symbol] = -int(size) if ion.endswith("-") else int(size)
-    return charges
 
 
 def _is_metal(symbol: str) -> bool:

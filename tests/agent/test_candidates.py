@@ -6,10 +6,14 @@ import math
 
 import pandas as pd
 import pytest
+import torch
 
 from agent import DesignAgent, Objective, Reward
-from agent.candidates import collect_candidates, gather_evidence
+from agent.candidates import collect_candidates, describe_oxidation_states, gather_evidence
+from envs import CompositionBatch, CompositionSpace
+from envs.chemistry import oxidation_states
 from surrogates.datasets import read_band_gaps, read_known_formulas
+from surrogates.plausibility import plausibility
 from tests.agent.examples import all_formulas, crc_reward, quick_options, random_prior, small_agent, space_named
 
 
@@ -47,7 +51,7 @@ def test_predictions_come_with_their_spread() -> None:
 
 def test_evidence_agrees_with_the_tables() -> None:
     formulas = list(dict.fromkeys([*all_formulas(space_named())[:40], "NaCl", "K2O"]))
-    evidence = gather_evidence(formulas).set_index(pd.Index(formulas))
+    evidence = gather_evidence(formulas, space_named().limits).set_index(pd.Index(formulas))
     known = {frozenset(split(formula).items()) for formula in read_known_formulas()["formula"]}
     for formula in formulas:
         assert evidence.loc[formula, "novel"] == (frozenset(split(formula).items()) not in known)
@@ -64,6 +68,26 @@ def test_evidence_agrees_with_the_tables() -> None:
                 name, value = part.split(" (")[0], float(part.split("(")[1].split(" ")[0])
                 assert gaps.get(name, 0.0) == pytest.approx(value, abs=0.006)  # metals are known from classes alone
     assert evidence.loc["K2O", "oxidation_states"] == "K1+ O2-"
+
+
+@pytest.mark.parametrize("oxidation_state_set", ["icsd24", "pymatgen_sp", "smact14"])
+def test_oxidation_states_are_neutral_and_of_the_set_that_was_asked_for(oxidation_state_set: str) -> None:
+    space = CompositionSpace(required=["S"], max_elements=3, oxidation_states=oxidation_state_set)
+    formulas = sorted(set(space.decode(space.sample_uniform_policy(300, torch.Generator().manual_seed(0)))))
+    described = describe_oxidation_states(CompositionBatch.from_formulas(formulas), space.limits)
+    allowed = oxidation_states(oxidation_state_set)
+    for formula, states in zip(formulas, described, strict=True):
+        amounts = split(formula)
+        assert states.keys() == amounts.keys()
+        assert sum(amounts[symbol] * charge for symbol, charge in states.items()) == 0
+        assert all(charge in allowed[symbol] for symbol, charge in states.items()), formula
+    assert plausibility(CompositionBatch.from_formulas(formulas)).eq(0).any()  # some have rare ions only
+
+
+def test_without_charge_rules_the_most_plausible_oxidation_states_or_none() -> None:
+    space = CompositionSpace(charge_neutral=False)
+    batch = CompositionBatch.from_formulas(["SrTiO3", "FeAl"])
+    assert describe_oxidation_states(batch, space.limits) == [{"Sr": 2, "Ti": 4, "O": -2}, {}]
 
 
 def split(formula: str) -> dict[str, float]:

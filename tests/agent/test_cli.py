@@ -266,6 +266,21 @@ def test_samples_under_any_condition(capsys: pytest.CaptureFixture[str]) -> None
         assert_refused(["sample", "run", *wrong], capsys, part)
 
 
+def test_what_stays_close_to_a_material_may_leave_out_that_it_is_of_the_space(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    whole = [*write_config(), "--space.reference", "Na2O", "--space.max_edits=2"]
+    short = [*write_config(), "--reference", "Na2O", "--max-edits=2"]
+    tables = []
+    for options in (whole, short):
+        assert run([*options, "--overwrite", "true"]) == 0
+        tables.append(Path("run/candidates.csv").read_text(encoding="utf-8"))
+    assert tables[0] == tables[1] and "Na2O" in tables[0]
+    assert_refused([*write_config(output="other"), "--complete", "Na? Cl9"], capsys, "complete: 'Na? Cl9' cannot be")
+    Path("Na2O").write_text("formula,other\nNaCl,1\n", encoding="utf-8")  # a file of that name is a table of energies
+    assert_refused([*write_config(output="other"), "--reference", "Na2O"], capsys, "reference: no objective uses it")
+
+
 def test_samples_at_any_prior_weight(capsys: pytest.CaptureFixture[str]) -> None:
     space_prior = random_prior(space_named())
     space_prior.save("prior.safetensors")
@@ -693,7 +708,9 @@ def test_a_configuration_that_is_none_is_one_line(text: str, part: str, capsys: 
         (["design", "--config", "nowhere.yaml"], ("config", "nowhere.yaml")),
         (["design", "--config", "."], ("config", "not a file")),
         (["design", "--objectives", "nonsense"], ("objectives: expected list", "nonsense")),
-        (["design", "--step", "x"], ("--step",)),
+        (["design", "--step", "x"], ("--step", "did you mean --steps?")),
+        (["sample", "run", "--prior-weigth", "1"], ("--prior_weigth 1; did you mean --prior_weight?",)),
+        (["design", "--max-edits", "2"], ("max_edits: 2 without a reference formula",)),
         (["resume"], ("run",)),
         (["resume", "nowhere"], ("run: nowhere holds no run", "config.yaml")),
         (["sample", "cli_plug_ins.py"], ("holds no run",)),

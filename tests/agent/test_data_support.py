@@ -11,6 +11,7 @@ from torch import Tensor
 
 from agent import Objective, Reward
 from agent.data_support import examine, measured_values
+from envs import CompositionSpace
 from surrogates import Prediction, evaluate_properties
 from surrogates.crystal_energy import CrystalEnergyModel
 from surrogates.datasets import read_band_gaps
@@ -122,3 +123,14 @@ def test_energies_of_crystals_are_those_of_their_own_model() -> None:
     assert found is not None and hull.error is not None
     assert f"{found.new_systems.mae_eV_per_atom:.2f} eV/atom in chemical systems held out" in hull.error
     assert "positions" in hull.source and toxicity.error is None
+
+
+@pytest.mark.parametrize(("reference", "warned"), [("Sr8Ti8O24", True), ("SrTiO3", False)])
+def test_the_order_of_energies_of_dilute_doping_is_doubted(reference: str, warned: bool) -> None:
+    space = CompositionSpace(["La"], reference=reference, max_edits=2)
+    objectives = [Objective("e_above_hull", high=0.1), Objective("toxicity", high=0.5)]
+    warnings = examine(space, Reward(objectives), random_policy(space)).warnings
+    assert [text for text in warnings if "2 edits among 40 atoms" in text and "e_above_hull" in text] == [
+        text for text in warnings if "means little" in text
+    ]
+    assert any("means little" in text for text in warnings) == warned

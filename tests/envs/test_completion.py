@@ -92,6 +92,8 @@ def test_the_identity_holds_the_limits_that_were_meant() -> None:
         ("Li ? O30", {}, "complete: 'Li \\? O30' takes at least 32 atoms, more than max_atoms=20: raise max_atoms"),
         ("He ? O", {}, "required: He has no oxidation state"),
         ("Na K?", {}, "complete: 'Na K\\?' cannot be filled: no composition satisfies all limits; in conflict: req"),
+        ("Li4 Ti? O12", {}, "cannot be filled: .*; max_atoms=20;"),  # Li4Ti5O12 has 21
+        ("Na ? O14 H?", {"max_atoms": 30, "max_count": 1}, "cannot be filled: .*; max_count=1;"),
         ("Li O?", {"elements": ["Ti"], "oxidation_states": "pymatgen_sp"}, "cannot be filled: .*count_ranges Li=1-1"),
         (" ".join("?" * 21), {}, "complete: 21 elements are more than 20"),
         ("Li ? O", {"count_ranges": 3}, "count_ranges: 3 is not a mapping"),

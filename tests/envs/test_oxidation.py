@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from envs.chemistry import ELECTRONEGATIVITY, oxidation_states
-from envs.oxidation import always_lowest, assign_oxidation_states, icsd_counts
+from envs.oxidation import always_lowest, assign_oxidation_states, icsd_counts, write_ions
 
 ICSD24 = oxidation_states("icsd24")
 ELEMENTS = sorted(s for s in ICSD24 if ELECTRONEGATIVITY[s] is not None)
@@ -146,3 +146,9 @@ def test_always_lowest_agrees_with_brute_force_for_any_states(states: list[list[
 
 def test_always_lowest_of_no_rows() -> None:
     assert always_lowest(torch.zeros(0, 3).long(), torch.zeros(0, 3, 2).long(), torch.ones(0, 3, 2) > 0).shape == (0, 3)
+
+
+def test_ions_are_written_in_ascending_electronegativity() -> None:
+    assert write_ions({"O": -2, "Ti": 4, "Sr": 2}) == "Sr2+ Ti4+ O2-"
+    assert write_ions({"Fe": 0, "Na": 1, "Cl": -1}) == "Na1+ Fe0 Cl1-"
+    assert write_ions({}) == ""
