@@ -19,7 +19,7 @@ from functools import cache
 import pandas as pd
 from smact.screening import ICSD24FilterConfig
 
-from agent.prior import Prior
+from agent.prior import EMBEDDED_TEMPERATURE, Prior
 from envs import CompositionSpace
 from envs.chemistry import ELECTRONEGATIVITY, oxidation_states
 from envs.formula import parse_formula, reduce_amounts, write_formula
@@ -43,7 +43,7 @@ def suggest_dopants(host: str, prior: Prior | None = None, max_edits: int = 6) -
 
     Args:
         host: A formula that is neutral with common oxidation states, one for each element.
-        prior: The prior over known compositions; the embedded one when None.
+        prior: The prior over known compositions; the embedded one when None, as sharp as it was fitted.
         max_edits: Edits of the cell within which compounds of the host's elements with the dopant count.
 
     Returns:
@@ -54,7 +54,7 @@ def suggest_dopants(host: str, prior: Prior | None = None, max_edits: int = 6) -
     Raises:
         ValueError: The host cannot be read, or is not neutral.
     """
-    prior = prior or Prior.default()
+    prior = prior or Prior.default().sharpened(EMBEDDED_TEMPERATURE)
     amounts = {symbol: int(amount) for symbol, amount in reduce_amounts(parse_formula(host)).items()}
     states = oxidation_states("icsd24", _COMMON)
     known = set(amounts) <= set(states)

@@ -27,6 +27,8 @@ from agent.policy import Architecture, Policy, PolicyNetwork
 from agent.substitution import Substitutions
 from envs import CompositionSpace, DesignSpace
 
+EMBEDDED_TEMPERATURE = 2.1
+"""What the logits of the embedded prior were divided by: as low as 10,000 samples allow of which 99 % are distinct."""
 CRYSTAL_SHARPENING = 1.4
 """How much sharper the embedded prior is over the compositions of crystals: it is flattened until its samples differ,
 which those of crystals do anyway."""

@@ -17,7 +17,7 @@ from jsonargparse import auto_cli
 from smact.screening import smact_validity
 
 from agent.policy import Architecture, Policy, PolicyNetwork
-from agent.prior import Prior
+from agent.prior import EMBEDDED_TEMPERATURE, Prior
 from envs import CompositionSpace
 from surrogates.datasets import read_known_formulas
 
@@ -35,8 +35,8 @@ class Options:
     dropout: float = 0.15
     learning_rate: float = 3e-3
     max_epochs: int = 30
-    temperature: float = 2.1
-    """Of the weights that are written: as low as 10,000 samples allow of which 99 % are distinct."""
+    temperature: float = EMBEDDED_TEMPERATURE
+    """Of the weights that are written."""
     samples: int = 10_000
     """Samples whose validity and distinctness are reported."""
 
