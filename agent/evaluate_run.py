@@ -70,7 +70,7 @@ def run_evaluation(config: EvaluateConfig, progress: bool = True) -> EvaluationO
     if config.output is not None:
         from agent.report_evaluation import evaluation_page
 
-        replace_text(config.output, evaluation_page(outcome))
+        _write(config.output, evaluation_page(outcome))
     return outcome
 
 
@@ -86,10 +86,24 @@ def _read(name: str, paths: Sequence[Path], column: str | None) -> MaterialList:
 def _check_output(path: Path, inputs: Sequence[Path]) -> None:
     if path.suffix.lower() not in (".html", ".htm"):
         raise ValueError(f"output: {path} is not named *.html")
-    if path.is_dir() or not path.absolute().parent.is_dir():
-        what = "is a folder" if path.is_dir() else "lies in no folder that exists"
-        raise ValueError(f"output: {path} {what}, expected the path of an HTML file")
+    if path.is_dir():
+        raise ValueError(f"output: {path} is a folder, expected the path of an HTML file")
+    _check_folder(path)
     if not os.access(path.absolute().parent, os.W_OK | os.X_OK):
         raise ValueError(f"output: cannot write into {path.absolute().parent}")
     if any(path.resolve() == other.resolve() for other in inputs):
         raise ValueError(f"output: {path} is one of the files that are read")
+
+
+def _check_folder(path: Path) -> None:
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        raise ValueError(f"output: there is no folder {folder} to write {path.name} into")
+
+
+def _write(path: Path, page: str) -> None:
+    _check_folder(path)  # it was there when the evaluation began
+    try:
+        replace_text(path, page)
+    except OSError as error:
+        raise ValueError(f"output: {path} cannot be written ({error.strerror or error})") from error

@@ -23,6 +23,9 @@ from agent.evaluation_compositions import (
 from agent.evaluation_structures import ReferenceStructures, StructureFigures, measure_structures
 from surrogates.material_lists import MaterialList, Refused, collect_materials
 
+MOST_REFUSED = 200
+"""Materials that could not be read which are listed as JSON and on the page, of each list."""
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -37,13 +40,21 @@ class Evaluation:
     """Materials that could not be read, all of them; they are in no figure."""
     heavy_hydrogen: int
     """Materials with deuterium or tritium, which count as hydrogen."""
+    reference_refused: tuple[Refused, ...] = ()
+    """Entries of the reference that could not be read, all of them; they are in no figure."""
+    holdout_refused: tuple[Refused, ...] = ()
+    """The same of the hold-out."""
 
-    def as_dict(self, most_refused: int = 20) -> dict[str, Any]:
-        """Return what can be written as JSON; shares are 0 to 1, what does not apply is null."""
+    def as_dict(self) -> dict[str, Any]:
+        """Return what can be written as JSON; shares are 0 to 1, what does not apply is null.
+
+        Of what could not be read, the first `MOST_REFUSED` of each list.
+        """
         from agent.evaluation_table import definitions
 
         values = asdict(self)
-        values["refused"] = {"count": len(self.refused), "first": values["refused"][:most_refused]}
+        for name in ("refused", "reference_refused", "holdout_refused"):
+            values[name] = {"count": len(values[name]), "first": values[name][:MOST_REFUSED]}
         for part in ("compositions", "structures"):
             for entry in (values[part] or {}, *((values[part] or {}).get("charges") or {}).values()):
                 if entry.get("recovery"):
@@ -127,6 +138,8 @@ def evaluate_lists(
         structures=found_structures,
         refused=materials.refused,
         heavy_hydrogen=materials.heavy_hydrogen,
+        reference_refused=() if reference is None else reference.refused,
+        holdout_refused=() if holdout is None else holdout.refused,
     )
 
 

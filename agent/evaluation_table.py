@@ -185,6 +185,15 @@ def remarks(evaluation: Evaluation) -> list[str]:
     return lines
 
 
+def refused_elsewhere(evaluation: Evaluation) -> list[str]:
+    """Return a line for each of the other lists, reference and hold-out, of which something could not be read."""
+    return [
+        f"{len(refused):,} of the {name} could not be read, the first: {refused[0]}"
+        for name, refused in (("reference", evaluation.reference_refused), ("hold-out", evaluation.holdout_refused))
+        if refused
+    ]
+
+
 def as_text(evaluation: Evaluation) -> str:
     """Return the figures as a table for the screen, each with its definition."""
     lines = figure_lines(evaluation)
@@ -202,6 +211,7 @@ def as_text(evaluation: Evaluation) -> str:
         notes += [f"  {entry}" for entry in evaluation.refused[:REFUSED_SHOWN]]
         if len(evaluation.refused) > REFUSED_SHOWN:
             notes.append(f"  and {len(evaluation.refused) - REFUSED_SHOWN:,} more")
+    notes += refused_elsewhere(evaluation)
     return "\n".join([*text, *([""] if notes else []), *notes])
 
 

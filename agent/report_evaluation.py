@@ -11,15 +11,14 @@ from typing import TYPE_CHECKING
 from markupsafe import Markup
 
 from agent import report_figures as figures
+from agent.evaluation import MOST_REFUSED
 from agent.evaluation_compositions import most_common_systems
-from agent.evaluation_table import CHARGE_DEFINITIONS, charge_rows, figure_lines, percent, remarks
+from agent.evaluation_table import CHARGE_DEFINITIONS, charge_rows, figure_lines, percent, refused_elsewhere, remarks
 from agent.report_figures import TEAL, Figure
 
 if TYPE_CHECKING:
     from agent.evaluate_run import EvaluationOutcome
 
-REFUSED_ROWS = 200
-"""Materials that could not be read which the page lists."""
 ELEMENT_BARS = 30
 """Elements in the figure of shares, those that differ most from the reference."""
 GROUP_BARS = 20
@@ -50,7 +49,8 @@ def evaluation_page(outcome: EvaluationOutcome) -> str:
         charges=charge_rows(found),
         charge_definitions=CHARGE_DEFINITIONS,
         remarks=remarks(found),
-        refused=found.refused[:REFUSED_ROWS],
+        refused=found.refused[:MOST_REFUSED],
+        refused_elsewhere=refused_elsewhere(found),
         elements=figures.element_cells(compositions.formulas),
         systems=most_common_systems(compositions),
         figures=_draw(outcome),

@@ -17,6 +17,7 @@ from typing import Any
 
 from envs.chemistry import check_elements
 from envs.composition_limits import is_whole
+from envs.formula import plain_digits
 from envs.reference_formula import HIGHEST
 
 _EXPECTED = 'expected elements with blanks for elements or counts, such as "Li ? O" or "Li2 ? O?"'
@@ -47,6 +48,7 @@ def read_completion(text: object) -> Completion:
     """
     if not isinstance(text, str) or not text.strip():
         raise ValueError(f"complete: {text!r} is not a partial formula ({_EXPECTED})")
+    text = plain_digits(text)
     counts: dict[str, int | None] = {}
     blanks = 0
     for token in text.split():

@@ -25,15 +25,52 @@ from envs.chemistry import ATOMIC_NUMBERS, MAX_ATOMIC_NUMBER, SYMBOLS, formula_o
 _PLAIN_FORMULA = re.compile(r"(?:[A-Z][a-z]?(?:\d+(?:\.\d+)?|\.\d+)?)+")
 _TERM = re.compile(r"([A-Z][a-z]?)(\d+(?:\.\d+)?|\.\d+)?")
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+_SUBSCRIPTS = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
+_BRACKETED = re.compile(r"(?:[A-Z(\[][\w()\[\]]*)")
+_WATER_ENDS = ("2O", "2O)", "2O]")
+_HYDRATE = re.compile(
+    r"(?P<rest>.*?(?P<last>[A-Z][a-z]?|[)\]])(?P<count>\d*))\s*(?P<dot>[.·•⋅∙*])\s*"
+    r"(?P<n>(?:0|[1-9]\d?)(?:\.\d+)?|)\s*(?P<bracket>[(\[]?)(?P<water>[HD]2O)[)\]]?"
+)
+
+
+def plain_digits(text: str) -> str:
+    """Return the text with subscripts as digits: "SrTiO₃" -> "SrTiO3"."""
+    return text if text.isascii() else text.translate(_SUBSCRIPTS)
+
+
+def hydrate_problem(text: str) -> str | None:
+    """Return why a formula with water behind a dot is refused and what was expected, or None for all others.
+
+    The dot looks like a decimal point: "CuSO4.5H2O" would be read as O4.5 and H2O. Decimals for certain are amounts of
+    zero and a fraction ("VO0.5H2O"), or of three decimals, and, so that whatever `write_formula` writes can be read,
+    those of an element that is less electronegative than hydrogen ("Sr1.5H2O").
+    """
+    text = plain_digits(text.strip())
+    found = _HYDRATE.fullmatch(text) if text.endswith(_WATER_ENDS) else None
+    if found is None:
+        return None
+    is_point = found["dot"] == "."
+    in_order = found["last"] in ATOMIC_NUMBERS and formula_order(found["last"]) < formula_order("H")
+    if is_point and (in_order or found["n"] == "0" or re.fullmatch("0+", found["count"])):
+        return None
+    n = "" if found["n"] == "1" else found["n"]
+    plain = _BRACKETED.fullmatch(found["rest"])
+    expected = f"{found['rest']}({found['water']}){n}" if plain else "brackets, as in CuSO4(H2O)5"
+    return f"{'can be read in two ways' if is_point else 'is not a chemical formula'} (expected {expected})"
 
 
 def parse_formula(formula: str) -> dict[str, float]:
-    """Return the amount of each element of a formula, as written (not reduced).
+    """Return the amount of each element of a formula, as written (not reduced); digits may be subscripts.
 
     Raises:
-        ValueError: The text is not a formula of the elements 1-103; the message names it.
+        ValueError: The text is not a formula of the elements 1-103, or a hydrate written with a dot; the message names
+            it.
     """
-    text = formula.strip() if isinstance(formula, str) else ""
+    text = plain_digits(formula.strip()) if isinstance(formula, str) else ""
+    problem = hydrate_problem(text)
+    if problem is not None:
+        raise ValueError(f"{formula!r} {problem}")
     if _PLAIN_FORMULA.fullmatch(text):
         amounts: dict[str, float] = {}
         for symbol, amount in _TERM.findall(text):

@@ -9,9 +9,9 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from envs.formula import parse_formula
+from envs.formula import hydrate_problem, parse_formula
 from surrogates.datasets import FORMULA_COLUMNS, STRUCTURE_COLUMN, read_table
-from surrogates.structure_files import LARGEST_FILE
+from surrogates.structure_files import LARGEST_FILE, no_text
 
 _TABLES = (".csv", ".tsv", ".txt", ".parquet", ".pq")
 
@@ -93,7 +93,7 @@ def _is_formula(text: str) -> bool:
     try:
         parse_formula(text)
     except ValueError:
-        return False
+        return hydrate_problem(text) is not None  # refused, but no header
     return True
 
 
@@ -128,5 +128,5 @@ def _text(file: Path) -> str:
     if not content.strip():
         raise ValueError(f"{file}: the file is empty")
     if b"\0" in content:
-        raise ValueError(f"{file}: not a text file")
+        raise ValueError(f"{file}: {no_text(content)}")
     return content.decode("utf-8-sig", errors="replace")

@@ -7,7 +7,7 @@
 
 Tables (*.csv, *.txt, *.parquet; also .gz) hold formulas, or structures in a column named cif; other files are read as
 structures, see `surrogates.structure_files`. Formulas are read as pymatgen reads them: brackets and decimals are fine,
-D and T are hydrogen, charges (Fe3+) are not understood.
+and subscripts; D and T are hydrogen; charges (Fe3+) and hydrates with a dot (CuSO4.5H2O) are not understood.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from envs.formula import CompositionBatch, parse_formula
+from envs.chemistry import ATOMIC_NUMBERS, formula_order
+from envs.formula import CompositionBatch, hydrate_problem, parse_formula
 from surrogates.formula_tables import is_table, read_cells
 from surrogates.structure_files import read_structures, structure_files
 
@@ -189,8 +190,10 @@ def _read(material: object, known: dict[str, tuple[str, bool] | ValueError]) -> 
         amounts[symbol] = amounts.get(symbol, 0.0) + float(amount)
     if not amounts:
         raise ValueError("no atoms")
+    unknown = next((symbol for symbol in amounts if symbol not in ATOMIC_NUMBERS), None)
+    if unknown is not None:
+        raise ValueError(f"{unknown!r} is not a chemical element")  # a dummy species
     formula = _written(amounts)
-    parse_formula(formula)  # a dummy species is no element
     heavy = any(getattr(species, "name", "") in ("D", "T") for species in composition)
     return formula, heavy, material if isinstance(material, Structure) else None
 
@@ -200,6 +203,9 @@ def _plain_formula(text: str) -> tuple[str, bool]:
         raise ValueError("no value")
     if len(text) > LONGEST_FORMULA:
         raise ValueError(f"{len(text):,} characters, expected a formula of at most {LONGEST_FORMULA}")
+    problem = hydrate_problem(text)
+    if problem is not None:
+        raise ValueError(f"{_short(text)!r} {problem}")
     heavy = bool(_HEAVY_HYDROGEN.search(text))
     try:
         amounts = parse_formula(_HEAVY_HYDROGEN.sub("H", text) if heavy else text)
@@ -213,10 +219,13 @@ def _plain_formula(text: str) -> tuple[str, bool]:
 
 
 def _written(amounts: dict[str, float]) -> str:
-    """Return a formula without brackets, to ten digits."""
+    """Return a formula without brackets, to ten digits; in ascending electronegativity, which is no hydrate's."""
     total = sum(amounts.values())
     if not total <= MOST_ATOMS:
         raise ValueError(f"{total:.3g} atoms, expected at most {MOST_ATOMS:,}")
     if min(amounts.values()) < LEAST_AMOUNT:
         raise ValueError(f"an amount of {min(amounts.values()):.3g} atoms, expected at least {LEAST_AMOUNT:g}")
-    return "".join(f"{symbol}{'' if amount == 1 else format(amount, '.10g')}" for symbol, amount in amounts.items())
+    return "".join(
+        f"{symbol}{'' if amounts[symbol] == 1 else format(amounts[symbol], '.10g')}"
+        for symbol in sorted(amounts, key=formula_order)
+    )

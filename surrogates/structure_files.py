@@ -10,6 +10,7 @@ without any crystal data, as journals add them, are left out when the file has o
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import io
 import re
@@ -29,6 +30,9 @@ LARGEST_FILE = 256_000_000
 
 _BLOCK = re.compile(r"data_(\S*)", re.IGNORECASE)
 _CRYSTAL_DATA = re.compile(r"^\s*_(cell_length_a|cell\.length_a|atom_site)", re.IGNORECASE | re.MULTILINE)
+_NO_NUMBER = re.compile(r"(?:string to float|int\(\) with base 10): '(.*?)(?:\\n)?'")
+_UNEVEN_LOOP = re.compile(r"len\(items\)=(\d+) is not a multiple")
+_ABOUT_THE_FILE = re.compile(r"Frame has \d.*|Got info item .*|Unknown property type.*|Empty POSCAR")
 _EXPECTED = "expected *.cif, POSCAR, *.vasp, *.extxyz or *.xyz, each also with .gz"
 
 
@@ -146,8 +150,14 @@ def _read_text(file: Path) -> str:
     if not content.strip():
         raise ValueError("the file is empty")
     if b"\0" in content:
-        raise ValueError("not a text file")
+        raise ValueError(no_text(content))
     return content.decode("utf-8-sig", errors="replace").replace("\r\n", "\n").replace("\r", "\n")
+
+
+def no_text(content: bytes) -> str:
+    """Return what is said of a file with zero bytes in it."""
+    utf_16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return f"not a text file (expected UTF-8{', found UTF-16' if utf_16 else ''})"
 
 
 def _parse_cif(text: str) -> Iterator[tuple[str, _Found]]:
@@ -182,7 +192,7 @@ def _parse_block(block: str) -> _Found:
         try:
             structure = CifParser(io.StringIO(block)).parse_structures(primitive=False, on_error="raise")[0]
         except Exception as error:  # pymatgen raises many types for an unreadable CIF
-            return f"not a readable CIF ({_cif_reason(error, caught)})"
+            return f"not a readable CIF{_in_brackets(_cif_reason(error, caught))}"
     comments = " ".join(" ".join(str(comment.message).split()) for comment in caught)
     odd = [what for sign, what in _ODD.items() if sign in comments]
     return structure, "; ".join(odd)
@@ -206,7 +216,7 @@ def _cif_reason(error: Exception, caught: list[warnings.WarningMessage]) -> str:
         return f"{missing[1]} is missing"
     if "Invalid CIF file with no structures" in comments:
         return "no atoms with positions and a cell"
-    return _one_line(error)
+    return _reason(error)
 
 
 def _parse_poscar(text: str) -> _Found:
@@ -222,7 +232,7 @@ def _parse_poscar(text: str) -> _Found:
             missing = "the elements are not named" if "Elements in POSCAR" in str(error) else _one_line(error)
             return f"not a readable POSCAR ({missing})"
         except Exception as error:  # many types for an unreadable POSCAR
-            return f"not a readable POSCAR ({_one_line(error)})"
+            return f"not a readable POSCAR{_in_brackets(_reason(error))}"
 
 
 def _parse_extended_xyz(text: str) -> Iterator[tuple[str, _Found]]:
@@ -236,7 +246,7 @@ def _parse_extended_xyz(text: str) -> Iterator[tuple[str, _Found]]:
             for atoms in iread(io.StringIO(text), index=":", format="extxyz"):
                 frames.append(atoms)
         except Exception as error:  # many types for an unreadable file
-            problem = f"not a readable extended XYZ file ({_one_line(error)})"
+            problem = f"not a readable extended XYZ file{_in_brackets(_reason(error))}"
     count = len(frames) + bool(problem)
     for number, atoms in enumerate(frames, start=1):
         yield str(number) if count > 1 else "", _from_atoms(atoms)
@@ -255,6 +265,21 @@ def _from_atoms(atoms: Any) -> _Found:
     if "X" in symbols:
         return "an atom is no chemical element (X)"
     return Structure(atoms.cell.array, symbols, atoms.get_scaled_positions(wrap=False)), ""
+
+
+def _reason(error: Exception) -> str:
+    """Return what an exception of a reader says about the file; empty when it only says where the reader broke."""
+    text = _one_line(error)
+    if number := _NO_NUMBER.search(text):
+        return f"{number[1]!r} is not a number"
+    if loop := _UNEVEN_LOOP.search(text):
+        return f"the {loop[1]} values of a loop do not fill its columns"
+    about = _ABOUT_THE_FILE.search(text)
+    return about[0] if about else ""
+
+
+def _in_brackets(reason: str) -> str:
+    return f" ({reason})" if reason else ""
 
 
 def _one_line(error: BaseException) -> str:

@@ -281,6 +281,14 @@ def test_what_stays_close_to_a_material_may_leave_out_that_it_is_of_the_space(
     assert_refused([*write_config(output="other"), "--reference", "Na2O"], capsys, "reference: no objective uses it")
 
 
+def test_a_reference_may_be_pasted_with_subscripts() -> None:
+    tables = []
+    for formula in ("Na2O", "Na₂O"):
+        assert run([*write_config(), "--reference", formula, "--max-edits=2", "--overwrite", "true"]) == 0
+        tables.append(Path("run/candidates.csv").read_text(encoding="utf-8"))
+    assert tables[0] == tables[1] and "Na2O" in tables[1]
+
+
 def test_samples_at_any_prior_weight(capsys: pytest.CaptureFixture[str]) -> None:
     space_prior = random_prior(space_named())
     space_prior.save("prior.safetensors")

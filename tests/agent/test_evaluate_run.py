@@ -5,8 +5,11 @@ from __future__ import annotations
 import base64
 import gzip
 import hashlib
+import html
 import json
+import os
 import re
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,9 +18,11 @@ import pytest
 from pymatgen.core import Lattice, Structure
 from pymatgen.io.cif import CifWriter
 
+import agent.evaluation
+import agent.report_evaluation
 from agent.cli import main
 from surrogates.datasets import read_known_formulas
-from tests.agent.test_cli import assert_refused, run
+from tests.agent.test_cli import COMMAND, ROOT, assert_refused, run
 from tests.surrogates.crystals import rocksalt
 from tests.surrogates.test_charge_balance import random_formulas
 
@@ -33,6 +38,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     Path("cifs/magnesia.cif").write_text(str(CifWriter(rocksalt("Mg", "O", 4.2))))
     Path("cifs/bad.cif").write_text("data_x\n")
     Path("empty.csv").touch()
+    Path("wide.csv").write_text("formula\nNaCl\n", encoding="utf-16")
     yield tmp_path
 
 
@@ -51,7 +57,9 @@ def test_a_table_with_definitions(capsys: pytest.CaptureFixture[str]) -> None:
         "6 materials in",
     ):
         assert part in out
-    assert sorted(path.name for path in Path().iterdir()) == ["cifs", "empty.csv", "holdout.txt", "list.csv"]
+    assert sorted(path.name for path in Path().iterdir()) == [
+        "cifs", "empty.csv", "holdout.txt", "list.csv", "wide.csv",
+    ]  # fmt: skip
 
 
 def test_json_is_one_object_and_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
@@ -92,6 +100,72 @@ def test_the_page_stands_alone_and_is_closed_to_injected_markup(capsys: pytest.C
     assert not list(Path().glob("*.part-*"))
 
 
+def test_what_cannot_be_read_of_the_other_lists_is_told_everywhere(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("hold.csv").write_text("formula\nTi2O4\nSrTiO₃\nKCl\nhello\nTiO2\nworld\n")
+    Path("known.csv").write_text("formula\nNaCl\nCuSO4.5H2O\n")
+    arguments = ["evaluate", "holdout.txt", "--holdout", "hold.csv", "--reference", "known.csv"]
+    assert run([*arguments, "--output", "page.html"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    page = html.unescape(Path("page.html").read_text(encoding="utf-8"))
+    for line in (
+        "2 of the hold-out could not be read, the first: hold.csv, row 4: 'hello' is not a chemical formula",
+        "1 of the reference could not be read, the first: known.csv, row 2: 'CuSO4.5H2O' can be read in two ways "
+        "(expected CuSO4(H2O)5)",
+    ):
+        assert line in lines and f"<p>{line}</p>" in page
+    assert page.count('id="h-refused"') == 1 and "materials are in no figure" not in page
+    assert run([*arguments, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["refused"] == {"count": 0, "first": []} and found["reference_refused"]["count"] == 1
+    assert found["holdout_refused"]["count"] == 2 and found["holdout_refused"]["first"][1]["what"] == "world"
+    assert found["compositions"]["recovery"]["held_out"] == 3  # TiO2, SrTiO3, KCl
+
+
+def test_json_and_page_list_the_same_refused_materials(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("many.csv").write_text("formula\nNaCl\n" + "".join(f"bad{row}\n" for row in range(27)))
+    for most in (200, 12):
+        monkeypatch.setattr(agent.evaluation, "MOST_REFUSED", most)
+        monkeypatch.setattr(agent.report_evaluation, "MOST_REFUSED", most)
+        assert run(["evaluate", "many.csv", "--output", "page.html", "--json"]) == 0
+        found = json.loads(capsys.readouterr().out)["refused"]
+        listed = re.findall(r"<code>(bad\d+)</code>", Path("page.html").read_text(encoding="utf-8"))
+        assert found["count"] == 27 and len(listed) == min(27, most)
+        assert [entry["what"] for entry in found["first"]] == listed
+
+
+def test_subscripts_are_read_from_tables(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("pasted.txt").write_text("SrTiO₃\nAl₂O₃\n", encoding="utf-8")
+    Path("plain.txt").write_text("Al2O3\nSrTiO3\n")
+    assert run(["evaluate", "pasted.txt", "--holdout", "plain.txt", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["given"] == 2 and found["compositions"]["recovery"]["share"] == 1
+
+
+def test_a_folder_that_goes_while_the_page_is_made_is_named(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("pages").mkdir()
+    monkeypatch.setattr(agent.report_evaluation, "evaluation_page", lambda _: str(Path("pages").rmdir()))
+    assert run(["evaluate", "list.csv", "--output", "pages/out.html"]) == 2
+    assert "/pages to write out.html into" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["list.csv", "--json"], ["list.csv"]])
+def test_a_reader_that_has_gone_ends_the_command_quietly(arguments: list[str]) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        done = subprocess.run(
+            [*COMMAND, "evaluate", *arguments], stdout=writing, stderr=subprocess.PIPE, env=environment, check=False
+        )
+    finally:
+        os.close(writing)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
 def test_a_page_of_formulas_has_no_part_on_structures() -> None:
     assert run(["evaluate", "list.csv", "--output", "page.html"]) == 0
     page = Path("page.html").read_text(encoding="utf-8")
@@ -119,7 +193,8 @@ def test_a_configuration_file_and_a_column_of_choice(capsys: pytest.CaptureFixtu
         (["list.csv", "--reference", "no"], "reference: no: there is no such file or folder"),
         (["list.csv", "--relax"], "relax: there is no structure among the materials"),
         (["list.csv", "--output", "out.csv"], "output: out.csv is not named *.html"),
-        (["list.csv", "--output", "no/out.html"], "output: no/out.html lies in no folder that exists"),
+        (["list.csv", "--output", "no/out.html"], "/no to write out.html into"),
+        (["wide.csv"], "files: wide.csv: not a text file (expected UTF-8, found UTF-16)"),
         (["list.csv", "--hold_out", "x"], "unrecognized arguments: --hold_out"),
         (["list.csv", "--relax", "perhaps"], "relax"),
     ],

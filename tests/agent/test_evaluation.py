@@ -185,6 +185,20 @@ def test_embedded_structures_are_not_novel() -> None:
     assert figures.novel == pytest.approx(1 / 13) and "embedded" in figures.reference
 
 
+def test_another_polymorph_of_an_embedded_composition_is_novel_as_the_definition_says() -> None:
+    diamond = Structure.from_spacegroup("Fd-3m", Lattice.cubic(5.43), ["Si"], [[0, 0, 0]])
+    pyrite = Structure.from_spacegroup(
+        "Pa-3", Lattice.cubic(5.42), ["Fe", "S"], [[0, 0, 0], [0.385, 0.385, 0.385]]
+    )  # fmt: skip
+    held = read_reference_structures()
+    assert "Si" in held and "FeS2" not in held
+    found = evaluate([diamond, held["Si"].structure, pyrite])
+    assert found.structures is not None and found.structures.novel == pytest.approx(2 / 3)
+    definition = found.as_dict()["definitions"]["novel structures"]
+    assert f"one relaxed structure for each of {len(held):,} compositions" in definition
+    assert "another polymorph of a known compound (diamond Si) counts as novel" in definition
+
+
 def test_relaxation_and_distance_to_the_hull(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(surrogates.structure_funnel, "CHGNetPotential", Compounds)
     found = evaluate([rocksalt("Na", "Cl", 5.4), rocksalt("Mg", "O", 5.4), close_pair(0.3)], relax=True).structures

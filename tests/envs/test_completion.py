@@ -17,6 +17,7 @@ ELEMENTS = ["Li", "Na", "Mn", "Ti", "S", "O", "F"]
     ("text", "counts", "blanks"),
     [
         ("Li ? O", {"Li": 1, "O": 1}, 1),
+        ("Li₂ ? O₃", {"Li": 2, "O": 3}, 1),
         ("Li2 ? O?", {"Li": 2, "O": None}, 1),
         ("? Ti O3", {"Ti": 1, "O": 3}, 1),
         ("  ?   TiO3 ", {"Ti": 1, "O": 3}, 1),

@@ -144,6 +144,9 @@ def test_encode_accepts_any_notation_and_reduces_it() -> None:
     assert (same == same[0]).all()
     assert space.decode(space.replay(same)) == ["SrTiO3"] * 4
     assert space.encode(["Ca(OH)2"]).equal(space.encode(["CaH2O2"]))
+    assert space.encode(["SrTiO₃"]).equal(space.encode(["SrTiO3"]))
+    with pytest.raises(ValueError, match=r"'Mg\(OH\)2\.2H2O' can be read in two ways"):
+        space.encode(["Mg(OH)2.2H2O"])
 
 
 # States

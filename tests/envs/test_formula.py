@@ -15,7 +15,9 @@ from envs.formula import (
     CompositionBatch,
     anonymous_formula,
     chemical_system,
+    hydrate_problem,
     parse_formula,
+    plain_digits,
     reduce_amounts,
     reduced_formula,
     write_formula,
@@ -68,10 +70,68 @@ def test_chemical_system_agrees_with_pymatgen(amounts: dict[str, float]) -> None
         ("CO", {"C": 1, "O": 1}),
         ("Co", {"Co": 1}),
         ("CH3CH3", {"C": 2, "H": 6}),
+        ("SrTiO₃", {"Sr": 1, "Ti": 1, "O": 3}),
+        ("Al₂(SO₄)₃", {"Al": 2, "S": 3, "O": 12}),
+        ("Li₀.₅CoO₂", {"Li": 0.5, "Co": 1, "O": 2}),
     ],
 )
 def test_notations_of_formulas(formula: str, amounts: dict[str, float]) -> None:
     assert parse_formula(formula) == amounts
+
+
+def test_subscripts_are_the_ten_digits() -> None:
+    assert plain_digits("₀₁₂₃₄₅₆₇₈₉") == "0123456789"
+    assert plain_digits("SrTiO3") == "SrTiO3"
+
+
+@pytest.mark.parametrize(
+    ("formula", "expected"),
+    [
+        ("CuSO4.5H2O", "CuSO4(H2O)5"),
+        ("CuSO4.H2O", "CuSO4(H2O)"),
+        ("CuSO4.1H2O", "CuSO4(H2O)"),
+        ("CuSO₄.5H₂O", "CuSO4(H2O)5"),
+        ("CuSO4 . 5 H2O", "CuSO4(H2O)5"),
+        ("CuSO4.5(H2O)", "CuSO4(H2O)5"),
+        ("CaSO4.0.5H2O", "CaSO4(H2O)0.5"),
+        ("NaCl.2H2O", "NaCl(H2O)2"),
+        ("LiOH.H2O", "LiOH(H2O)"),
+        ("NaOD.D2O", "NaOD(D2O)"),
+        ("Mg(NO3)2.6H2O", "Mg(NO3)2(H2O)6"),
+        ("Na2B4O7.10H2O", "Na2B4O7(H2O)10"),
+        ("Al2O3.2SiO2.2H2O", "brackets, as in CuSO4(H2O)5"),
+    ],
+)
+def test_hydrates_that_look_like_decimals_are_refused_with_what_was_expected(formula: str, expected: str) -> None:
+    with pytest.raises(ValueError) as error:
+        parse_formula(formula)
+    assert str(error.value) == f"{formula!r} can be read in two ways (expected {expected})"
+    if "brackets" not in expected and "D" not in expected:
+        assert parse_formula(expected) == Composition(expected).get_el_amt_dict()
+
+
+@pytest.mark.parametrize("dot", ["·", "•", "*", "⋅", "∙", " · "])
+@pytest.mark.parametrize("n", ["5", "", "0.5"])
+def test_hydrates_with_other_dots_are_refused_with_what_was_expected(dot: str, n: str) -> None:
+    with pytest.raises(ValueError) as error:
+        parse_formula(f"CuSO4{dot}{n}H2O")
+    assert f"is not a chemical formula (expected CuSO4(H2O){n})" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "formula",
+    ["Li0.5CoO2", "Na0.5H2O", "Sr1.5H2O", "Li.5H2O", "VO0.5H2O", "O4.0H2O", "VO1.05H2O", "VO2.333H2O", "Cl2.6O2",
+     "H2O", "CuSO4(H2O)5", "CuSO4.5H4O2", "Ca(OH)2"],
+)  # fmt: skip
+def test_ordinary_decimals_and_water_are_read_as_pymatgen_does(formula: str) -> None:
+    assert hydrate_problem(formula) is None
+    assert parse_formula(formula) == Composition(formula).get_el_amt_dict()
+
+
+@given(st.sampled_from([symbol for symbol in SYMBOLS if symbol not in "HO"]), st.floats(0.01, 50))
+def test_no_written_formula_is_taken_for_a_hydrate(symbol: str, amount: float) -> None:
+    amounts = {symbol: round(amount, 2), "H": 2.0, "O": 1.0}
+    assert parse_formula(write_formula(amounts)) == pytest.approx(amounts)
 
 
 @pytest.mark.parametrize("formula", ["", "  ", "hello", "Xx2O", "Na0Cl", "Na-1", "NaCl)", "123", "Na Cl 2 (", "Fe2O3?"])

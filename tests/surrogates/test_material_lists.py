@@ -12,7 +12,7 @@ from pymatgen.io.cif import CifWriter
 
 import surrogates.formula_tables
 from envs.crystal_batch import CrystalBatch
-from envs.formula import CompositionBatch
+from envs.formula import CompositionBatch, plain_digits
 from surrogates.material_lists import MaterialList, collect_materials, read_materials_of_files
 from surrogates.symmetry_check import find_space_group
 from tests.surrogates.crystals import rocksalt
@@ -31,21 +31,37 @@ def reasons(found: MaterialList) -> list[tuple[str, str]]:
 def test_odd_formulas_are_read_as_pymatgen_does_or_refused_with_their_row(tmp_path: Path) -> None:
     readable = ["NaN", "D2O", "Ca(OH)2", "[Co(NH3)6]Cl3", "(Na0.5K0.5)NbO3", "Fe2 O3", "TiD2", "Li0.5CoO2", "Dy2O3"]
     refused = ["Fe3+", "Fe2O3-", "nan", "X2O", "Fe-3O4", "fe2o3", "SO4(2-)", "C1000000000", "Na0O", "Fe" * 400]
+    readable += ["Sr₂TiO₄", "D₂O"]
+    refused += ["CuSO4.5H2O", "NaCl·2D₂O"]
     file = tmp_path / "odd.csv"
     file.write_text("id,formula\n" + "".join(f"7,{text}\n" for text in [*readable, *refused, ""]))
     found = read(file)
     for formula, text in zip(found.compositions, readable, strict=True):
-        assert Composition(formula).almost_equals(Composition(Composition(text).get_el_amt_dict()))
-    assert found.heavy_hydrogen == 2 and found.given == 20
-    assert [entry.where for entry in found.refused] == [f"{file}, row {row}" for row in range(10, 21)]
+        assert Composition(formula).almost_equals(Composition(Composition(plain_digits(text)).get_el_amt_dict()))
+    assert found.heavy_hydrogen == 3 and found.given == 24
+    assert [entry.where for entry in found.refused] == [f"{file}, row {row}" for row in range(12, 25)]
     given = dict(zip([*refused, ""], (entry.reason for entry in found.refused), strict=True))
     assert given["Fe3+"] == "'Fe3+' is not a chemical formula (charges are not understood)"
     assert "charges" in given["SO4(2-)"] and "charges" not in given["fe2o3"]
     assert given["X2O"] == "'X2O': 'X' is not a chemical element"
     assert "atoms, expected at most 100,000" in given["C1000000000"]
     assert given["Fe" * 400] == "800 characters, expected a formula of at most 500"
+    assert given["CuSO4.5H2O"] == "'CuSO4.5H2O' can be read in two ways (expected CuSO4(H2O)5)"
+    assert given["NaCl·2D₂O"] == "'NaCl·2D₂O' is not a chemical formula (expected NaCl(D2O)2)"
     assert given[""] == "no value"
     assert all(len(entry.what) <= 40 and "\n" not in entry.reason for entry in found.refused)
+
+
+def test_brackets_removed_do_not_make_a_hydrate() -> None:
+    found = collect_materials(["Cl2.6(H2)O", Composition({"Cl": 2.6, "H": 2, "O": 1})])
+    assert found.refused == () and len(set(found.compositions)) == 1
+    assert Composition(found.compositions[0]).almost_equals(Composition({"Cl": 2.6, "H": 2, "O": 1}))
+
+
+def test_a_refused_hydrate_is_not_taken_for_a_header(tmp_path: Path) -> None:
+    file = tmp_path / "a.txt"
+    file.write_text("CuSO4.5H2O\nNaCl\n")
+    assert [where for where, _ in reasons(read(file))] == [f"{file}, row 1"]
 
 
 @pytest.mark.parametrize(
@@ -117,6 +133,8 @@ def test_materials_from_python() -> None:
     group = find_space_group(structure) if structure is not None else None
     assert group is not None and group.number == 225
     assert collect_materials([]).given == 0
+    dummy = Structure(Lattice.cubic(4), ["X", "O"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+    assert reasons(collect_materials([dummy])) == [("material 1", "'X' is not a chemical element")]
 
 
 @pytest.mark.parametrize(
@@ -127,7 +145,8 @@ def test_materials_from_python() -> None:
         ("a.csv", b"formula\n", "the table has no rows"),
         ("a.csv", b"a,b\n1,2\n", r"no formula column \(expected one of formula, .*there are a, b\)"),
         ("a.csv", b'formula\n"NaCl\n', "not a readable csv table"),
-        ("a.csv", b"\0\0", "not a text file"),
+        ("a.csv", b"\0\0", r"not a text file \(expected UTF-8\)"),
+        ("a.csv", "formula\nNaCl\n".encode("utf-16"), r"not a text file \(expected UTF-8, found UTF-16\)"),
         ("a.csv.gz", b"formula\nNaCl\n", "not a gzip file, or a damaged one"),
         ("a.txt.gz", gzip.compress(b"NaCl\n" * 9999, mtime=0)[:60], "not a gzip file, or a damaged one"),
         ("a.parquet", b"formula", "not a readable parquet table"),

@@ -72,6 +72,9 @@ DAMAGED = {
     "zero.cif": (b"", "the file is empty"),
     "blank.cif": (b" \n\n", "the file is empty"),
     "rubbish.cif": (bytes(range(256)) * 8, "not a text file"),
+    "wide.cif": (CIF.encode("utf-16"), "not a text file (expected UTF-8, found UTF-16)"),
+    "number.cif": (CIF.replace("_cell_length_a   ", "_cell_length_a   x").encode(), " is not a number)"),
+    "uneven.cif": (f"{CIF.rstrip()} 7\n".encode(), "the 15 values of a loop do not fill its columns"),
     "words.cif": (b"hello\nworld\n", "not a CIF: no data block"),
     "paper.cif": (b"data_x\n_journal_name 'X'\n", "no data block holds a crystal structure"),
     "cell.cif": (b"data_x\n_cell_length_a 3\n", "_atom_site_label is missing"),
@@ -95,6 +98,21 @@ def test_damage_is_one_line(tmp_path, name):
     (entry,) = read_structures([tmp_path / name])
     assert entry.structure is None
     assert part in entry.problem and "\n" not in entry.problem and len(entry.problem) < 300
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "problem"),
+    [
+        ("a.cif", "data_x\n_cell_length_a 3\nloop_\nNa Na 0 0 0\n", "not a readable CIF"),
+        ("a.vasp", "x\n1\n3 0 0\n", "not a readable POSCAR"),
+        ("a.xyz", EXTENDED_XYZ.replace("Na", "Qq"), "not a readable extended XYZ file"),
+        ("b.xyz", EXTENDED_XYZ[:-20], "not a readable extended XYZ file"),
+    ],
+)
+def test_what_only_speaks_of_the_code_is_not_passed_on(tmp_path, name, content, problem):
+    (tmp_path / name).write_text(content)
+    (entry,) = read_structures([tmp_path / name])
+    assert entry.problem == problem
 
 
 def test_missing_files_and_empty_folders_are_named(tmp_path):
