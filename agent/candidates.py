@@ -69,8 +69,8 @@ def gather_evidence(formulas: list[str], limits: CompositionLimits) -> pd.DataFr
 def describe_oxidation_states(batch: CompositionBatch, limits: CompositionLimits) -> list[dict[str, int]]:
     """Return oxidation states by which each composition is neutral: the most plausible ones, if the limits allow them.
 
-    If not, they are those among the allowed ones whose ions have the most ICSD entries. Empty where the limits have no
-    charge rules and no choice is neutral.
+    If not, they are those among the allowed ones whose ions have the most ICSD entries. Empty where no choice is
+    neutral, which the charge rules of the limits rule out, and for amounts that are not whole.
     """
     plausible = best_oxidation_states(batch)
     if not limits.charge_neutral:
@@ -78,9 +78,12 @@ def describe_oxidation_states(batch: CompositionBatch, limits: CompositionLimits
     allowed = oxidation_states(limits.oxidation_states, limits.icsd24_filter)
     found = []
     for formula, states in zip(batch, plausible, strict=True):
-        if not states or any(charge not in allowed[symbol] for symbol, charge in states.items()):
-            amounts = {symbol: int(amount) for symbol, amount in parse_formula(formula).items()}
-            states = assign_oxidation_states(amounts, allowed, limits.pauling) or {}
+        amounts = parse_formula(formula)
+        whole = {symbol: int(amount) for symbol, amount in amounts.items()}
+        if whole != amounts:
+            states = {}
+        elif not states or any(charge not in allowed[symbol] for symbol, charge in states.items()):
+            states = assign_oxidation_states(whole, allowed, limits.pauling) or {}
         found.append(states)
     return found
 

@@ -53,7 +53,10 @@ class _Parser(ArgumentParser):
             raise ArgumentError(None, message) from ex
         unknown = re.match(r"unrecognized arguments: (--[^\s=]+)", message)
         close = get_close_matches(unknown[1], self._known_options(), n=1) if unknown else []
-        fail(one_line(message) + (f"; did you mean {close[0]}?" if close else ""))
+        hint = f"; did you mean {close[0]}?" if close else ""
+        if unknown and close and close[0] == unknown[1]:
+            hint = "; it belongs behind its command"
+        fail(one_line(message) + hint)
 
     def _known_options(self) -> list[str]:
         commands: Any = self._subcommands_action
@@ -191,8 +194,8 @@ def whole_options(arguments: Sequence[str]) -> list[str]:
     """Return arguments as the parser knows them.
 
     Options may be written with dashes, --prior-weight for --prior_weight. Those by which a design stays close to a
-    material may leave out that they are of the space: --reference SrTiO3 --max-edits 2, --complete "Li ? O". Only a
-    formula is such a reference; a table of energies, which has the same name, is not.
+    material may leave out that they are of the space: --reference SrTiO3 --max-edits 2, --complete "Li ? O". A table
+    of energies, which has the same name, is told by its file.
     """
     result = []
     for place, text in enumerate(arguments):
@@ -202,22 +205,19 @@ def whole_options(arguments: Sequence[str]) -> list[str]:
             continue
         name = name.replace("-", "_")
         given = value if equals else " ".join(arguments[place + 1 : place + 2])
-        if arguments[0] == "design" and (name in _OF_SPACE or (name == "reference" and _is_formula(given))):
+        if arguments[0] == "design" and (name in _OF_SPACE or (name == "reference" and _looks_like_formula(given))):
             name = f"space.{name}"
         result.append(f"--{name}{equals}{value}")
     return result
 
 
-def _is_formula(text: str) -> bool:
-    from envs.formula import parse_formula
-
-    if Path(text).exists():
+def _looks_like_formula(text: str) -> bool:
+    if not re.match(r"[A-Z(\[]", text) or "/" in text or re.search(r"\.[a-z]\w*$", text):  # the end of a file's name
         return False
     try:
-        parse_formula(text)
-    except ValueError:
-        return False
-    return True
+        return not Path(text).is_file()
+    except OSError:  # too long for the name of a file
+        return True
 
 
 # Configurations

@@ -222,11 +222,11 @@ def _dilute(space: DesignSpace, wanted: Sequence[Objective]) -> Sequence[str]:
     if not isinstance(space, CompositionSpace) or space.limits.max_edits is None:
         return []
     atoms, edits = sum(space.limits.reference_counts.values()), space.limits.max_edits
-    if edits > _DILUTE * atoms:
+    if not 0 < edits <= _DILUTE * atoms:
         return []
     return [
-        f"{objective}: {edits} edit{'s' if edits > 1 else ''} among {atoms} atoms change energies per atom by less "
-        "than the model can tell; the order of such candidates means little"
+        f"{objective}: {edits} edit{' changes' if edits == 1 else 's change'} the energy per atom of {atoms} atoms by "
+        "less than the model can tell; the order of such candidates means little"
         for objective in wanted
         if objective.property in ENERGY_PROPERTIES and objective.model is None
     ]

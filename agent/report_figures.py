@@ -234,7 +234,7 @@ def scatter(x: Quantity, y: Quantity, groups: Sequence[Group], hover: Sequence[s
 def _extent_with_bars(quantity: Quantity, with_bars: BoolArray) -> list[float]:
     """Return the ends of an axis that shows every value and the error bars drawn."""
     bars = np.where(with_bars & (quantity.spread > 0), quantity.spread, 0.0)
-    return axis_extent([*(quantity.means - bars), *(quantity.means + bars)], quantity.window)
+    return axis_extent([*quantity.means, *(quantity.means - bars), *(quantity.means + bars)], quantity.window)
 
 
 def axis_extent(shown: Iterable[float], window: tuple[float, float] | None = None) -> list[float]:

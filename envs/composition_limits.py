@@ -251,13 +251,17 @@ class CompositionLimits:
             yield rule + (" and the Pauling rule" if self.pauling else ""), {"charge_neutral": False}
 
     def _roomy_sizes(self) -> tuple[int, int]:
-        """max_atoms and max_count that stand in nobody's way: their defaults, or what large given counts can need."""
+        """max_atoms and max_count that stand in nobody's way: their defaults, or what large given counts can need.
+
+        What they need is capped, for tables of many more atoms take long to build.
+        """
         atoms, count = default_sizes(self.reference, self.max_edits)
         if self.reference is None and self.count_ranges:
-            count = min(max(count, 2 * max(low for low, _ in self.count_ranges.values())), HIGHEST["max_count"])
+            most = max(low for low, _ in self.count_ranges.values())
+            count = max(count, min(most, self.max_count + 20, HIGHEST["max_count"]))
             given = [high for _, high in self.count_ranges.values()]
             needed = sum(given) + max(0, self.max_elements - len(given)) * count
-            atoms = min(max(atoms, needed), HIGHEST["max_atoms"])
+            atoms = max(atoms, min(needed, self.max_atoms + 10, HIGHEST["max_atoms"]))
         return atoms, count
 
     def as_json(self) -> dict[str, object]:

@@ -26,11 +26,9 @@ _PLAIN_FORMULA = re.compile(r"(?:[A-Z][a-z]?(?:\d+(?:\.\d+)?|\.\d+)?)+")
 _TERM = re.compile(r"([A-Z][a-z]?)(\d+(?:\.\d+)?|\.\d+)?")
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _SUBSCRIPTS = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
-_BRACKETED = re.compile(r"(?:[A-Z(\[][\w()\[\]]*)")
-_WATER_ENDS = ("2O", "2O)", "2O]")
 _HYDRATE = re.compile(
-    r"(?P<rest>.*?(?P<last>[A-Z][a-z]?|[)\]])(?P<count>\d*))\s*(?P<dot>[.·•⋅∙*])\s*"
-    r"(?P<n>(?:0|[1-9]\d?)(?:\.\d+)?|)\s*(?P<bracket>[(\[]?)(?P<water>[HD]2O)[)\]]?"
+    r"(?P<last>[A-Z][a-z]?|[)\]])(?P<count>\d*)\s*(?P<dot>[.·•⋅∙*])\s*(?:(?P<n>(?:0|[1-9]\d?)(?:\.\d+)?)\s*)?"
+    r"(?:(?P<water>[HD]2O)|\((?P<round>[HD]2O)\)|\[(?P<square>[HD]2O)\])(?![a-z\d])"
 )
 
 
@@ -47,17 +45,27 @@ def hydrate_problem(text: str) -> str | None:
     those of an element that is less electronegative than hydrogen ("Sr1.5H2O").
     """
     text = plain_digits(text.strip())
-    found = _HYDRATE.fullmatch(text) if text.endswith(_WATER_ENDS) else None
-    if found is None:
+    if "2O" not in text:
         return None
-    is_point = found["dot"] == "."
-    in_order = found["last"] in ATOMIC_NUMBERS and formula_order(found["last"]) < formula_order("H")
-    if is_point and (in_order or found["n"] == "0" or re.fullmatch("0+", found["count"])):
-        return None
-    n = "" if found["n"] == "1" else found["n"]
-    plain = _BRACKETED.fullmatch(found["rest"])
-    expected = f"{found['rest']}({found['water']}){n}" if plain else "brackets, as in CuSO4(H2O)5"
-    return f"{'can be read in two ways' if is_point else 'is not a chemical formula'} (expected {expected})"
+    for found in _HYDRATE.finditer(text):
+        is_point = found["dot"] == "."
+        in_order = found["last"] in ATOMIC_NUMBERS and formula_order(found["last"]) < formula_order("H")
+        if is_point and (in_order or found["n"] == "0" or re.fullmatch("0+", found["count"])):
+            continue
+        n = found["n"] if found["n"] not in (None, "1") else ""
+        rest, water = text[: found.start("dot")].rstrip(), found["water"] or found["round"] or found["square"]
+        expected = f"{rest}({water}){n}" if found.end() == len(text) else ""
+        if "." in rest or not _reads(re.sub("D(?![a-z])", "H", expected)):
+            expected = "brackets, as in CuSO4(H2O)5"
+        return f"{'can be read in two ways' if is_point else 'is not a chemical formula'} (expected {expected})"
+    return None
+
+
+def _reads(text: str) -> bool:
+    try:
+        return bool(parse_formula(text))
+    except ValueError:
+        return False
 
 
 def parse_formula(formula: str) -> dict[str, float]:

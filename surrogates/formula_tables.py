@@ -13,6 +13,8 @@ from envs.formula import hydrate_problem, parse_formula
 from surrogates.datasets import FORMULA_COLUMNS, STRUCTURE_COLUMN, read_table
 from surrogates.structure_files import LARGEST_FILE, no_text
 
+LONGEST_FORMULA = 500
+"""Characters above which a text is not tried as a formula."""
 _TABLES = (".csv", ".tsv", ".txt", ".parquet", ".pq")
 
 
@@ -90,6 +92,8 @@ def _chosen(file: Path, names: list[str], column: str | None) -> str:
 
 
 def _is_formula(text: str) -> bool:
+    if len(text) > LONGEST_FORMULA:
+        return False
     try:
         parse_formula(text)
     except ValueError:

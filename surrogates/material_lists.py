@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from envs.chemistry import ATOMIC_NUMBERS, formula_order
 from envs.formula import CompositionBatch, hydrate_problem, parse_formula
-from surrogates.formula_tables import is_table, read_cells
+from surrogates.formula_tables import LONGEST_FORMULA, is_table, read_cells
 from surrogates.structure_files import read_structures, structure_files
 
 if TYPE_CHECKING:
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
 MOST_ATOMS = 100_000
 """Atoms in a formula, or in a cell, above which it is refused."""
-LONGEST_FORMULA = 500
-"""Characters above which a text is not tried as a formula."""
 LEAST_AMOUNT = 1e-4
 """Amount of an element below which a formula is refused."""
 

@@ -246,7 +246,10 @@ def _parse_extended_xyz(text: str) -> Iterator[tuple[str, _Found]]:
             for atoms in iread(io.StringIO(text), index=":", format="extxyz"):
                 frames.append(atoms)
         except Exception as error:  # many types for an unreadable file
-            problem = f"not a readable extended XYZ file{_in_brackets(_reason(error))}"
+            unknown = error.args[0] if isinstance(error, KeyError) and error.args else ""
+            is_symbol = re.fullmatch("[A-Z][a-z]?", str(unknown))
+            reason = f"{unknown!r} is not a chemical element" if is_symbol else _reason(error)
+            problem = f"not a readable extended XYZ file{_in_brackets(reason)}"
     count = len(frames) + bool(problem)
     for number, atoms in enumerate(frames, start=1):
         yield str(number) if count > 1 else "", _from_atoms(atoms)

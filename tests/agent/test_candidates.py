@@ -70,9 +70,12 @@ def test_evidence_agrees_with_the_tables() -> None:
     assert evidence.loc["K2O", "oxidation_states"] == "K1+ O2-"
 
 
+@pytest.mark.parametrize("pauling", [True, False])
 @pytest.mark.parametrize("oxidation_state_set", ["icsd24", "pymatgen_sp", "smact14"])
-def test_oxidation_states_are_neutral_and_of_the_set_that_was_asked_for(oxidation_state_set: str) -> None:
-    space = CompositionSpace(required=["S"], max_elements=3, oxidation_states=oxidation_state_set)
+def test_oxidation_states_are_neutral_and_of_the_set_that_was_asked_for(
+    oxidation_state_set: str, pauling: bool
+) -> None:
+    space = CompositionSpace(required=["S"], max_elements=3, oxidation_states=oxidation_state_set, pauling=pauling)
     formulas = sorted(set(space.decode(space.sample_uniform_policy(300, torch.Generator().manual_seed(0)))))
     described = describe_oxidation_states(CompositionBatch.from_formulas(formulas), space.limits)
     allowed = oxidation_states(oxidation_state_set)
@@ -88,6 +91,11 @@ def test_without_charge_rules_the_most_plausible_oxidation_states_or_none() -> N
     space = CompositionSpace(charge_neutral=False)
     batch = CompositionBatch.from_formulas(["SrTiO3", "FeAl"])
     assert describe_oxidation_states(batch, space.limits) == [{"Sr": 2, "Ti": 4, "O": -2}, {}]
+
+
+def test_a_formula_with_fractions_has_no_oxidation_states_of_its_own() -> None:
+    batch = CompositionBatch.from_formulas(["Li0.5CoO2", "LiCoO2"])
+    assert describe_oxidation_states(batch, CompositionSpace().limits) == [{}, {"Li": 1, "Co": 3, "O": -2}]
 
 
 def split(formula: str) -> dict[str, float]:

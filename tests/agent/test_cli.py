@@ -269,6 +269,7 @@ def test_samples_under_any_condition(capsys: pytest.CaptureFixture[str]) -> None
 def test_what_stays_close_to_a_material_may_leave_out_that_it_is_of_the_space(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    Path("Na2O").mkdir()
     whole = [*write_config(), "--space.reference", "Na2O", "--space.max_edits=2"]
     short = [*write_config(), "--reference", "Na2O", "--max-edits=2"]
     tables = []
@@ -277,6 +278,7 @@ def test_what_stays_close_to_a_material_may_leave_out_that_it_is_of_the_space(
         tables.append(Path("run/candidates.csv").read_text(encoding="utf-8"))
     assert tables[0] == tables[1] and "Na2O" in tables[0]
     assert_refused([*write_config(output="other"), "--complete", "Na? Cl9"], capsys, "complete: 'Na? Cl9' cannot be")
+    Path("Na2O").rmdir()
     Path("Na2O").write_text("formula,other\nNaCl,1\n", encoding="utf-8")  # a file of that name is a table of energies
     assert_refused([*write_config(output="other"), "--reference", "Na2O"], capsys, "reference: no objective uses it")
 
@@ -287,6 +289,21 @@ def test_a_reference_may_be_pasted_with_subscripts() -> None:
         assert run([*write_config(), "--reference", formula, "--max-edits=2", "--overwrite", "true"]) == 0
         tables.append(Path("run/candidates.csv").read_text(encoding="utf-8"))
     assert tables[0] == tables[1] and "Na2O" in tables[1]
+
+
+def test_a_reader_that_has_gone_ends_a_command_quietly() -> None:
+    """Also one whose output is so little that it would be written when Python ends."""
+    script = "import agent.cli as c; c._COMMANDS['report'] = lambda *_: print('done'); c.main(['report', 'run'])"
+    reading, writing = os.pipe()
+    os.close(reading)
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": ""}
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", script], env=environment, stdout=writing, stderr=subprocess.PIPE, check=False
+        )
+    finally:
+        os.close(writing)
+    assert (done.returncode, done.stderr) == (141, b"")
 
 
 def test_samples_at_any_prior_weight(capsys: pytest.CaptureFixture[str]) -> None:
@@ -718,6 +735,13 @@ def test_a_configuration_that_is_none_is_one_line(text: str, part: str, capsys: 
         (["design", "--objectives", "nonsense"], ("objectives: expected list", "nonsense")),
         (["design", "--step", "x"], ("--step", "did you mean --steps?")),
         (["sample", "run", "--prior-weigth", "1"], ("--prior_weigth 1; did you mean --prior_weight?",)),
+        (["--rounds=3", "resume", "run"], ("--rounds=3; it belongs behind its command",)),
+        (
+            ["design", "--objectives", "[]", "--reference", "Xx2O", "--max-edits", "2"],
+            ("'Xx' is not a chemical element",),
+        ),
+        (["design", "--reference", "CuSO4.5H2O", "--max-edits", "2"], ("can be read in two ways",)),
+        (["design", "--reference", "C" * 400, "--max-edits", "2"], ("reference",)),
         (["design", "--max-edits", "2"], ("max_edits: 2 without a reference formula",)),
         (["resume"], ("run",)),
         (["resume", "nowhere"], ("run: nowhere holds no run", "config.yaml")),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from agent.dopants import suggest_dopants
+from agent.prior import EMBEDDED_TEMPERATURE, Prior
 from envs.chemistry import oxidation_states
 
 
@@ -22,6 +23,12 @@ def test_dopants_of_a_binary_are_ions_on_sites_of_their_sign() -> None:
     assert not frame.duplicated(["element", "charge", "host"]).any()
     isovalent = frame[(frame["kind"] == "isovalent") & (frame["host"] == "Ga")]
     assert "Al" in isovalent["element"].tolist()[:10]
+
+
+def test_the_embedded_prior_is_taken_as_sharp_as_it_was_fitted() -> None:
+    sharp = Prior.default().sharpened(EMBEDDED_TEMPERATURE)
+    default, given, flat = (suggest_dopants("MgO", prior, max_edits=2) for prior in (None, sharp, Prior.default()))
+    assert default.equals(given) and not default.equals(flat)
 
 
 def test_a_host_that_is_not_neutral_is_refused() -> None:

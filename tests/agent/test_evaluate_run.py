@@ -157,7 +157,7 @@ def test_a_reader_that_has_gone_ends_the_command_quietly(arguments: list[str]) -
     reading, writing = os.pipe()
     os.close(reading)
     try:
-        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": ""}
         done = subprocess.run(
             [*COMMAND, "evaluate", *arguments], stdout=writing, stderr=subprocess.PIPE, env=environment, check=False
         )

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from agent import report_figures
 from agent.report import TABLE_ROWS, write_report
 from agent.report_figures import element_cells, formula_html, with_spread
 
@@ -161,8 +162,40 @@ def test_scatter_shows_first_two_objectives_and_their_windows(run: Path) -> None
     assert figure["layout"]["yaxis"]["title"]["text"] == "Supply risk, lower is better"
     (shape,) = figure["layout"]["shapes"]
     assert (shape["x0"], shape["x1"]) == (1.1, 1.6)
+    low, high = figure["layout"]["xaxis"]["range"]
+    frame = candidates()
+    bars = frame["band_gap_eV_std"].where(frame.index < report_figures.MOST_ERROR_BARS, 0.0)
+    assert low < (frame["band_gap_eV"] - bars).min() < 1.1 and 1.6 < (frame["band_gap_eV"] + bars).max() < high
     assert [trace["name"] for trace in figure["data"]] == ["known formulas", "new formulas"]
     assert [len(trace["hovertext"]) for trace in figure["data"]] == [14, 28]
+
+
+def test_an_open_target_is_shaded_to_the_ends_of_the_axes() -> None:
+    values = np.array([1.0, 2.0, 50.0])
+    open_below = report_figures.Quantity(
+        "e_above_hull", "eV/atom", values, np.array([0.1, 3.0, np.inf]), window=(-np.inf, 1.5)
+    )
+    open_above = report_figures.Quantity("band_gap", "eV", values, np.full(3, np.nan), window=(1.5, np.inf))
+    figure = report_figures.scatter(open_below, open_above, report_figures.novelty_groups(None, 3), ["a", "b", "c"])
+    across, up = figure["layout"]["shapes"]
+    ends = [figure["layout"][axis]["range"] for axis in ("xaxis", "yaxis")]
+    assert (across["x0"], across["x1"], up["y0"], up["y1"]) == (ends[0][0], 1.5, 1.5, ends[1][1])
+    assert ends[0][0] < -1.0 and ends[0][1] > 50 and ends[1][0] < 1.0 and ends[1][1] > 50
+    (shape,) = report_figures.histogram(open_below, report_figures.novelty_groups(None, 3))["layout"]["shapes"]
+    assert shape["x0"] < 1.0 and shape["x1"] == 1.5
+
+
+@pytest.mark.parametrize(
+    ("shown", "window", "extent"),
+    [
+        ([], None, [0.0, 1.0]),
+        ([np.nan, 2.0], None, [1.9, 2.1]),
+        ([0.0], None, [-1.0, 1.0]),
+        ([1.0], (0.0, np.inf), [-0.05, 1.05]),
+    ],
+)
+def test_ends_of_an_axis(shown: list[float], window: tuple[float, float] | None, extent: list[float]) -> None:
+    assert report_figures.axis_extent(shown, window) == pytest.approx(extent)
 
 
 def test_every_property_has_a_distribution(run: Path) -> None:

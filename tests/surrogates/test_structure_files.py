@@ -85,6 +85,7 @@ DAMAGED = {
     "old.vasp": (b"x\n1\n3 0 0\n0 3 0\n0 0 3\n1\ndirect\n0 0 0\n", "the elements are not named"),
     "words.xyz": (b"hello world\n" * 9, "not a readable extended XYZ"),
     "molecule.xyz": (b"1\n\nNa 0 0 0\n", "not periodic in three directions"),
+    "symbol.xyz": (EXTENDED_XYZ.replace("Na", "Qq").encode(), "'Qq' is not a chemical element"),
     "unknown.xyz": (EXTENDED_XYZ.replace("Na", "X").encode(), "no chemical element"),
     "table.csv": (b"a,b\n", "the name tells no known format"),
     "twice.cif": (CIF.replace("  1\n", "  1.5\n").encode(), "an occupancy is above 1"),
@@ -105,7 +106,6 @@ def test_damage_is_one_line(tmp_path, name):
     [
         ("a.cif", "data_x\n_cell_length_a 3\nloop_\nNa Na 0 0 0\n", "not a readable CIF"),
         ("a.vasp", "x\n1\n3 0 0\n", "not a readable POSCAR"),
-        ("a.xyz", EXTENDED_XYZ.replace("Na", "Qq"), "not a readable extended XYZ file"),
         ("b.xyz", EXTENDED_XYZ[:-20], "not a readable extended XYZ file"),
     ],
 )
