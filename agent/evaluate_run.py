@@ -88,21 +88,16 @@ def _check_output(path: Path, inputs: Sequence[Path]) -> None:
         raise ValueError(f"output: {path} is not named *.html")
     if path.is_dir():
         raise ValueError(f"output: {path} is a folder, expected the path of an HTML file")
-    _check_folder(path)
-    if not os.access(path.absolute().parent, os.W_OK | os.X_OK):
-        raise ValueError(f"output: cannot write into {path.absolute().parent}")
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        raise ValueError(f"output: there is no folder {folder} to write {path.name} into")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ValueError(f"output: cannot write into {folder}")
     if any(path.resolve() == other.resolve() for other in inputs):
         raise ValueError(f"output: {path} is one of the files that are read")
 
 
-def _check_folder(path: Path) -> None:
-    folder = path.absolute().parent
-    if not folder.is_dir():
-        raise ValueError(f"output: there is no folder {folder} to write {path.name} into")
-
-
 def _write(path: Path, page: str) -> None:
-    _check_folder(path)  # it was there when the evaluation began
     try:
         replace_text(path, page)
     except OSError as error:

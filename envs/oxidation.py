@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from envs.charge_sets import BITS_PER_WORD, n_words, shift, union
-from envs.chemistry import ATOMIC_NUMBERS, ELECTRONEGATIVITY
+from envs.chemistry import ATOMIC_NUMBERS, ELECTRONEGATIVITY, formula_order
 
 
 @lru_cache(maxsize=1)
@@ -70,8 +70,7 @@ def assign_oxidation_states(
 
 def write_ions(states: Mapping[str, int]) -> str:
     """Return oxidation states by element as text, in ascending electronegativity: "Sr2+ Ti4+ O2-"."""
-    order = sorted(states, key=lambda symbol: (ELECTRONEGATIVITY[symbol] or 0.0, ATOMIC_NUMBERS[symbol]))
-    ions = [(symbol, states[symbol]) for symbol in order]
+    ions = [(symbol, states[symbol]) for symbol in sorted(states, key=formula_order)]
     return " ".join(f"{symbol}{abs(q)}{'+' if q > 0 else '-' if q < 0 else ''}" for symbol, q in ions)
 
 

@@ -149,7 +149,7 @@ def test_a_folder_that_goes_while_the_page_is_made_is_named(
     Path("pages").mkdir()
     monkeypatch.setattr(agent.report_evaluation, "evaluation_page", lambda _: str(Path("pages").rmdir()))
     assert run(["evaluate", "list.csv", "--output", "pages/out.html"]) == 2
-    assert "/pages to write out.html into" in capsys.readouterr().err
+    assert "output: pages/out.html cannot be written (No such file or directory)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("arguments", [["list.csv", "--json"], ["list.csv"]])
