@@ -225,8 +225,8 @@ def _dilute(space: DesignSpace, wanted: Sequence[Objective]) -> Sequence[str]:
     if not 0 < edits <= _DILUTE * atoms:
         return []
     return [
-        f"{objective}: {edits} edit{' changes' if edits == 1 else 's change'} the energy per atom of {atoms} atoms by "
-        "less than the model can tell; the order of such candidates means little"
+        f"{objective}: {edits} edit{'' if edits == 1 else 's'} among {atoms} atoms is doping so dilute that the model "
+        "was not fitted to it; the order of such candidates means little"
         for objective in wanted
         if objective.property in ENERGY_PROPERTIES and objective.model is None
     ]
